@@ -1,0 +1,28 @@
+"""Where the course's files are, in a checkout and in an installed wheel."""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def data_dir() -> Path:
+    """Return the folder that holds ``base_model/``, ``tasks/``, ``lexicons/`` and ``quiz/``.
+
+    A checkout keeps it beside the package, a wheel inside it (``course_utils/_data``).
+
+    Raises:
+        FileNotFoundError: If neither place has it.
+    """
+    for folder in (_PACKAGE.parent / "data", _PACKAGE / "_data"):
+        if (folder / "lexicons").is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"the course's data folder is neither {_PACKAGE.parent / 'data'} nor {_PACKAGE / '_data'}: "
+        "install the package again, or run it from a full checkout"
+    )
+
+
+def checkout_dir() -> Path | None:
+    """Return the repository's root, or None when the package runs from a wheel."""
+    root = _PACKAGE.parent
+    return root if (root / "pyproject.toml").is_file() and (root / "data").is_dir() else None
