@@ -1,0 +1,81 @@
+"""JupyterLab on the course's first chapter."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+def has_screen(environ: Mapping[str, str] | None = None, platform: str | None = None) -> bool:
+    """Return whether a browser opened here would be seen.
+
+    Args:
+        environ: Environment to read; ``os.environ`` by default.
+        platform: ``sys.platform`` by default.
+    """
+    environ = os.environ if environ is None else environ
+    platform = sys.platform if platform is None else platform
+    if environ.get("SSH_CONNECTION"):
+        return False
+    if platform.startswith(("win", "darwin")):
+        return True
+    return bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"))
+
+
+def lab_arguments(
+    chapter: Path,
+    root: Path,
+    *,
+    has_browser: bool,
+    ip: str | None = None,
+    port: int | None = None,
+    extra: Sequence[str] = (),
+) -> list[str]:
+    """Return JupyterLab's command line.
+
+    Args:
+        chapter: Notebook that is opened, inside ``root``.
+        root: Folder that the file browser shows.
+        has_browser: Whether JupyterLab opens a browser; it prints its address in any case.
+        ip: Address to listen on; this machine only by default.
+        port: Port to listen on, or the next free one; 8888 by default.
+        extra: Further arguments, passed on as they are.
+
+    Raises:
+        ValueError: If the chapter is outside the root.
+    """
+    page = chapter.resolve().relative_to(root.resolve()).as_posix()
+    arguments = [
+        f"--ServerApp.root_dir={root}",
+        f"--LabApp.default_url=/lab/tree/{page}",
+        "--Application.log_level=WARN",
+        "--LabApp.news_url=None",  # nothing is asked of the network, and no box asks about it
+    ]
+    if not has_browser:
+        arguments.append("--no-browser")
+    # Jupyter refuses to run as root unless told so, and root is who one is in most containers.
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        arguments.append("--allow-root")
+    if ip:
+        arguments.append(f"--ServerApp.ip={ip}")
+    if port is not None:
+        arguments.append(f"--ServerApp.port={port}")
+    return [*arguments, *extra]
+
+
+def open_lab(arguments: Sequence[str]) -> None:
+    """Run JupyterLab until it is stopped.
+
+    Raises:
+        ModuleNotFoundError: If JupyterLab is not installed.
+    """
+    try:
+        from jupyterlab.labapp import LabApp
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "JupyterLab is not installed: pip install 'course-utils[lab]'"
+        ) from error
+    server = LabApp.initialize_server(argv=list(arguments))
+    # Without a browser here, the file Jupyter would name next to the address opens nowhere.
+    server.no_browser_open_file = not server.open_browser
+    server.start()
