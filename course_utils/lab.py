@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def has_screen(environ: Mapping[str, str] | None = None, platform: str | None = None) -> bool:
@@ -49,7 +50,7 @@ def lab_arguments(
         f"--ServerApp.root_dir={root}",
         f"--LabApp.default_url=/lab/tree/{page}",
         "--Application.log_level=WARN",
-        "--LabApp.news_url=None",  # nothing is asked of the network, and no box asks about it
+        "--LabApp.news_url=None",
     ]
     if not has_browser:
         arguments.append("--no-browser")
@@ -78,4 +79,12 @@ def open_lab(arguments: Sequence[str]) -> None:
     server = LabApp.initialize_server(argv=list(arguments))
     # Without a browser here, the file Jupyter would name next to the address opens nowhere.
     server.no_browser_open_file = not server.open_browser
+    server.web_app.settings["page_config_hook"] = _disable_announcements
     server.start()
+
+
+def _disable_announcements(_: object, page_config: dict[str, Any]) -> dict[str, Any]:
+    """Switch off JupyterLab's question about news: the course asks nothing of the network."""
+    announcements = "@jupyterlab/apputils-extension:announcements"
+    disabled = [*page_config.get("disabledExtensions", []), announcements]
+    return page_config | {"disabledExtensions": disabled}

@@ -1,0 +1,60 @@
+"""`course lab` in a browser: it opens the first notebook, runs it, and its widgets answer."""
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
+
+COUNTER = """\
+import ipywidgets
+button, label = ipywidgets.Button(description="count"), ipywidgets.Label("0 clicks")
+button.on_click(lambda _: setattr(label, "value", f"{int(label.value.split()[0]) + 1} clicks"))
+ipywidgets.VBox([button, label])"""
+FIGURE = """\
+import matplotlib.pyplot as plt
+plt.plot([1, 3, 2])
+plt.show()"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*sources, name="01_small.ipynb"):
+        cells = [new_markdown_cell("# A small notebook"), *map(new_code_cell, sources)]
+        kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        node = new_notebook(cells=cells, metadata={"kernelspec": kernelspec})
+        nbformat.write(node, tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+def test_the_address_is_that_of_the_first_notebook(address, context):
+    page = context.new_page()
+    page.goto(address)
+    expect(page.get_by_role("tab", name="00_first.ipynb")).to_be_visible(timeout=60_000)
+    page.close()
+
+
+def test_a_notebook_opens_runs_draws_and_answers_a_click(open_notebook, write):
+    notebook = open_notebook(write(COUNTER, FIGURE))
+    assert notebook.state()["name"] == "01_small.ipynb"
+    assert notebook.state()["executed"] == 0
+    notebook.run_all()
+    assert notebook.state()["executed"] == notebook.state()["total"] == 2
+    expect(notebook.output(2).locator("img")).to_be_visible()
+    counter = notebook.output(1)
+    expect(counter.get_by_text("0 clicks")).to_be_visible()
+    for n_clicks in (1, 2):
+        counter.get_by_role("button", name="count").click()
+        expect(counter.get_by_text(f"{n_clicks} clicks")).to_be_visible()
+    assert notebook.widgets().count() > 0
+    expect(notebook.page.get_by_text("Jupyter news")).to_have_count(0)
+    assert notebook.save_picture("small_notebook").stat().st_size > 10_000
+
+
+def test_a_cell_that_fails_is_named(open_notebook, write):
+    notebook = open_notebook(write("1", "1 / 0", "2", name="02_bad.ipynb"))
+    with pytest.raises(AssertionError, match="cell 2: ZeroDivisionError: division by zero"):
+        notebook.run_all()

@@ -1,0 +1,295 @@
+"""The house rules for a notebook, each a function from its node to a list of complaints."""
+
+import ast
+import re
+import socket
+import statistics
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import nbformat
+from IPython.core.inputtransformer2 import TransformerManager
+from nbformat import NotebookNode
+
+MAX_BYTES = 400_000
+MAX_MEDIAN_LINES = 6
+MAX_LINES = 20
+MAX_DEFINITION_LINES = 5
+MIN_FIGURES = 2
+MIN_EXERCISES = 3
+SECTIONS = (
+    "Objectives", "Setup", "Where it breaks", "Exercises", "Quiz", "Summary", "References", "Next",
+)  # fmt: skip
+TITLE_BOX = {
+    "the question": r"\bquestion\b",
+    "prerequisites": r"\bprerequisites?\b",
+    "minutes": r"\d\s*min",
+    "peak memory": r"\d\s*[GM]i?B\b",
+    "cpu": r"\bcpu\b",
+    "t4": r"\bt4\b",
+    "the paper": r"\bpapers?\b|arxiv",
+}
+LITTER = {
+    "a warning": r"\b\w*Warning: ",
+    "a traceback": r"Traceback \(most recent call last\)",
+    "a progress bar": r"\r|\d%\||\d\s*(?:it/s|s/it)\b",
+    "terminal colours": r"\x1b\[",
+    "an object's address": r"\bat 0x[0-9a-fA-F]{6,}",
+    "a path of this machine": r"(?<![\w.])(?:/(?:home|root|Users|tmp|work|opt|private)/"
+    r"|/usr/(?:lib|local)/|[A-Za-z]:\\+Users)|\bsite-packages\b|\bipykernel_\d",
+}
+FIGURES = ("image/png", "image/jpeg", "image/svg+xml")
+
+Rule = Callable[[NotebookNode], list[str]]
+
+
+def code_cells(node: NotebookNode) -> list[tuple[int, NotebookNode]]:
+    """Return (position in the notebook, cell) of each code cell."""
+    return [(i, cell) for i, cell in enumerate(node.cells) if cell.cell_type == "code"]
+
+
+def prose(node: NotebookNode) -> str:
+    """Return all markdown, one cell after the other."""
+    return "\n\n".join(cell.source for cell in node.cells if cell.cell_type == "markdown")
+
+
+def headings(node: NotebookNode) -> list[tuple[int, str]]:
+    """Return (level, text) of each heading, not of comments in a code block."""
+    text = re.sub(r"^(```|~~~).*?^\1", "", prose(node), flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^(#{1,6})\s+(.+?)\s*#*$", text, re.MULTILINE)
+    return [(len(marks), title) for marks, title in found]
+
+
+def output_texts(cell: NotebookNode) -> Iterator[str]:
+    """Yield everything readable in a cell's outputs, embedded pictures left out."""
+    for output in cell.outputs:
+        yield output.get("text", "")
+        yield "\n".join(output.get("traceback", []))
+        for kind, content in output.get("data", {}).items():
+            if kind.startswith("text/") or kind in ("image/svg+xml", "application/json"):
+                yield re.sub(r";base64,[A-Za-z0-9+/=\s]+", "", str(content))
+
+
+def has_figure(cell: NotebookNode) -> bool:
+    return any(kind in output.get("data", {}) for output in cell.outputs for kind in FIGURES)
+
+
+def has_table(cell: NotebookNode) -> bool:
+    return any(
+        "<table" in text or re.search(r"^\|.+\|$", text, re.M) for text in output_texts(cell)
+    )
+
+
+def check_metadata(node: NotebookNode) -> list[str]:
+    """One Python kernel's name, and nothing that a front end or a run left behind."""
+    complaints = []
+    if node.metadata.get("kernelspec", {}).get("name") != "python3":
+        complaints.append("the kernel's name is not python3")
+    if "widgets" in node.metadata:
+        complaints.append("widget state is stored in the notebook")
+    for i, cell in enumerate(node.cells):
+        if "execution" in cell.metadata:
+            complaints.append(f"cell {i} stores the time it ran")
+        if "raises-exception" in cell.metadata.get("tags", []):
+            complaints.append(f"cell {i} may raise anything: catch the error it shows")
+    return complaints
+
+
+def check_execution_counts(node: NotebookNode) -> list[str]:
+    """One clean run in order: code cells are numbered 1..n, and none is empty."""
+    complaints = [f"cell {i} is empty" for i, cell in code_cells(node) if not cell.source.strip()]
+    counts = [cell.execution_count for _, cell in code_cells(node) if cell.source.strip()]
+    if counts != list(range(1, len(counts) + 1)):
+        complaints.append(f"execution counts are not 1..{len(counts)}: {counts}")
+    return complaints
+
+
+def check_outputs(node: NotebookNode) -> list[str]:
+    """No errors, warnings, paths, host names or progress bars in the outputs."""
+    patterns = LITTER | {"this machine's name or folder": _local_names()}
+    complaints = []
+    for i, cell in code_cells(node):
+        if any(output.output_type == "error" for output in cell.outputs):
+            complaints.append(f"cell {i} ends in an error")
+        if any(output.get("name") == "stderr" for output in cell.outputs):
+            complaints.append(f"cell {i} writes to stderr")
+        text = "\n".join(output_texts(cell))
+        for what, pattern in patterns.items():
+            if match := re.search(pattern, text):
+                complaints.append(f"cell {i} shows {what}: {match[0]!r}")
+    return complaints
+
+
+def _local_names() -> str:
+    folders = {str(Path.home()), str(Path(__file__).resolve().parents[2])} - {"/"}
+    host = socket.gethostname()
+    # A short or common host name is a word that prose and tables may well hold.
+    hosts = {host} if len(host) > 5 and host not in ("localhost", "debian", "ubuntu") else set()
+    return "|".join([*map(re.escape, folders), *(rf"\b{re.escape(name)}\b" for name in hosts)])
+
+
+def check_size(node: NotebookNode) -> list[str]:
+    """A notebook stays small enough for a review and for a slow line."""
+    n_bytes = len(nbformat.writes(node).encode())
+    return [f"{n_bytes:,} bytes, more than {MAX_BYTES:,}"] if n_bytes > MAX_BYTES else []
+
+
+def check_cell_length(node: NotebookNode) -> list[str]:
+    """Short code cells: the median and the longest are bounded, blank lines not counted."""
+    lengths = {
+        i: sum(1 for line in cell.source.splitlines() if line.strip())
+        for i, cell in code_cells(node)
+    }
+    complaints = [
+        f"cell {i} has {n} lines, more than {MAX_LINES}"
+        for i, n in lengths.items()
+        if n > MAX_LINES
+    ]
+    median = statistics.median(lengths.values()) if lengths else 0
+    if median > MAX_MEDIAN_LINES:
+        complaints.append(f"half the code cells have {median} lines, more than {MAX_MEDIAN_LINES}")
+    return complaints
+
+
+def check_definitions(node: NotebookNode) -> list[str]:
+    """Longer functions and classes live in the package, but for exercises and derivations."""
+    complaints = []
+    for i, cell in code_cells(node):
+        if {"exercise", "derivation"} & set(cell.metadata.get("tags", [])):
+            continue
+        tree = ast.parse(TransformerManager().transform_cell(cell.source))
+        for item in ast.walk(tree):
+            if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                n_lines = item.end_lineno - item.lineno + 1
+                if n_lines > MAX_DEFINITION_LINES:
+                    complaints.append(f"cell {i} defines {item.name} in {n_lines} lines")
+    return complaints
+
+
+def check_prose_before_code(node: NotebookNode) -> list[str]:
+    """Every code cell follows prose that says what to look for."""
+    previous = [None, *node.cells]
+    return [
+        f"cell {i} has no prose before it"
+        for i, cell in code_cells(node)
+        if not _is_prose(previous[i])
+    ]
+
+
+def _is_prose(cell: NotebookNode | None) -> bool:
+    """Return whether a cell is markdown with more than headings in it."""
+    if cell is None or cell.cell_type != "markdown":
+        return False
+    return bool(re.sub(r"^#{1,6} .*$", "", cell.source, flags=re.MULTILINE).strip())
+
+
+def check_figures(node: NotebookNode) -> list[str]:
+    """Enough figures, each with a table beside it and then prose with a measured number."""
+    cells = code_cells(node)
+    n_figures = sum(has_figure(cell) for _, cell in cells)
+    complaints = []
+    if n_figures < MIN_FIGURES:
+        complaints.append(f"{n_figures} figures, fewer than {MIN_FIGURES}")
+    for k, (i, cell) in enumerate(cells):
+        if not has_figure(cell):
+            continue
+        if not any(has_table(near) for _, near in cells[max(k - 1, 0) : k + 2]):
+            complaints.append(f"cell {i} draws a figure without a table of its numbers beside it")
+        after = node.cells[i + 1] if i + 1 < len(node.cells) else None
+        if not _is_prose(after) or not re.search(r"\d", after.source):
+            complaints.append(f"cell {i} draws a figure and no prose with a number follows")
+    return complaints
+
+
+def check_title_box(node: NotebookNode) -> list[str]:
+    """The notebook opens with its title and a box that says what it asks and what it costs."""
+    first = node.cells[0] if node.cells else None
+    if first is None or first.cell_type != "markdown" or not first.source.startswith("# "):
+        return ["the first cell is not the title"]
+    box = first.source.split("\n## ")[0]
+    return [
+        f"the title box does not give {what}"
+        for what, pattern in TITLE_BOX.items()
+        if not re.search(pattern, box, re.IGNORECASE)
+    ]
+
+
+def check_headings(node: NotebookNode) -> list[str]:
+    """One title, no level skipped, and the fixed sections present and in order."""
+    found = headings(node)
+    complaints = []
+    if [level for level, _ in found].count(1) != 1:
+        complaints.append("there is not exactly one title")
+    for (level, _), (next_level, title) in pairwise(found):
+        if next_level > level + 1:
+            complaints.append(f"heading {title!r} skips a level")
+    titles = [title.lower() for _, title in found]
+    places = []
+    for section in SECTIONS:
+        place = [k for k, title in enumerate(titles) if title.startswith(section.lower())]
+        if not place:
+            complaints.append(f"there is no section {section!r}")
+        places += place[:1]
+    if places != sorted(places):
+        complaints.append(f"the sections are not in the order {', '.join(SECTIONS)}")
+    return complaints
+
+
+def check_experiments(node: NotebookNode) -> list[str]:
+    """The reader predicts before an experiment, and looks for a bug or tests a myth."""
+    text = prose(node)
+    wanted = {"a **Predict** prompt": r"\*\*predict", "a bug or a myth": r"\b(?:bug|myth)\b"}
+    return [
+        f"there is not {what}"
+        for what, pattern in wanted.items()
+        if not re.search(pattern, text, re.IGNORECASE)
+    ]
+
+
+def check_exercises(node: NotebookNode) -> list[str]:
+    """Enough exercises, each with difficulty, minutes, a checked attempt, hint and solution."""
+    parts = _split_exercises(node)
+    complaints = []
+    if len(parts) < MIN_EXERCISES:
+        complaints.append(f"{len(parts)} exercises, fewer than {MIN_EXERCISES}")
+    wanted = {
+        "difficulty": r"difficulty",
+        "minutes": r"\d\s*min",
+        "call of attempt": r"\battempt\(",
+        "folded hint": r"<details.*?<summary>[^<]*hint",
+        "folded solution": r"<details.*?<summary>[^<]*solution",
+    }
+    for title, text in parts:
+        for what, pattern in wanted.items():
+            if not re.search(pattern, text, re.IGNORECASE | re.DOTALL):
+                complaints.append(f"{title!r} has no {what}")
+    return complaints
+
+
+def _split_exercises(node: NotebookNode) -> list[tuple[str, str]]:
+    """Return (title, everything up to the next heading) of each heading 'Exercise ...'."""
+    text = "\n".join(
+        cell.source if cell.cell_type == "markdown" else re.sub("^#", " #", cell.source, flags=re.M)
+        for cell in node.cells
+    )
+    parts = re.split(r"^(#{1,6} .+)$", text, flags=re.MULTILINE)
+    titled = zip(parts[1::2], parts[2::2], strict=True)
+    return [(t.strip("# "), body) for t, body in titled if re.match(r"#+ Exercise\b", t)]
+
+
+def check_profile_use(node: NotebookNode) -> list[str]:
+    """A notebook reads the profile's fields and never branches on its name."""
+    pattern = r"profile\.name\s*(?:==|!=|\bin\b)|COURSE_PROFILE"
+    return [
+        f"cell {i} branches on the profile's name"
+        for i, cell in code_cells(node)
+        if re.search(pattern, cell.source)
+    ]
+
+
+RULES: tuple[Rule, ...] = (
+    check_metadata, check_execution_counts, check_outputs, check_size, check_cell_length,
+    check_definitions, check_prose_before_code, check_figures, check_title_box, check_headings,
+    check_experiments, check_exercises, check_profile_use,
+)  # fmt: skip
