@@ -6,17 +6,25 @@ Weights are read from safetensors only and no code that comes with a model is ev
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from course_utils.hub import explain_failure, is_to_be_had_online
 from course_utils.paths import data_dir
-from course_utils.profiles import EMBEDDED, Profile, current_profile
+from course_utils.profiles import EMBEDDED, PINNED_REVISIONS, Profile, current_profile
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Source = "Profile | str | Path | None"
+Source = Profile | str | Path | None
+
+# huggingface_hub reads the first when it is imported, hence here. Without the second, transformers
+# asks a public service to convert a model that has pickled weights only.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
 def embedded_model_dir() -> Path:
@@ -25,7 +33,7 @@ def embedded_model_dir() -> Path:
 
 
 def load_base_model(
-    source: "Profile | str | Path | None" = None,
+    source: Source = None,
     *,
     dtype: "torch.dtype | str | None" = None,
     num_labels: int | None = None,
@@ -42,27 +50,36 @@ def load_base_model(
         The model in evaluation mode, on the CPU or on the profile's device.
 
     Raises:
-        FileNotFoundError: If a local folder is missing or holds no model.
-        ValueError: If the embedded weights do not match their checksum.
-        ConnectionError: If a Hub model is neither cached nor reachable.
+        FileNotFoundError: If the folder or the Hub has no such model, or none in safetensors.
+        PermissionError: If the Hub wants a token or an accepted licence first.
+        ConnectionError: If a Hub model is neither cached nor reachable, or arrives incomplete.
+        ValueError: If the weights are damaged, do not match their checksum or their config.json,
+            if the model brings its own code, or if an argument is out of range.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    if num_labels is not None and num_labels < 1:
+        raise ValueError(f"num_labels={num_labels} must be at least 1")
+    dtype = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise ValueError(f"dtype={dtype!r} must be a torch dtype, such as float32 or bfloat16")
     name, revision, device = _resolve(source)
-    if num_labels is None:
-        loader, extra = AutoModelForCausalLM, {}
-    else:
-        loader, extra = AutoModelForSequenceClassification, {"num_labels": num_labels}
-    model = _load(loader.from_pretrained, name, revision, use_safetensors=True,
-                  dtype=torch.float32 if dtype is None else dtype, **extra)  # fmt: skip
+    loader, options = AutoModelForCausalLM, {"dtype": dtype or torch.float32}
+    if num_labels is not None:
+        loader, options = AutoModelForSequenceClassification, options | {"num_labels": num_labels}
+    model, info = _load(
+        loader.from_pretrained, name, revision, use_safetensors=True, output_loading_info=True,
+        ignore_mismatched_sizes=True, **options,
+    )  # fmt: skip
+    _check_weights(name, model, info, has_new_head=num_labels is not None)
     if num_labels is not None and model.config.pad_token_id is None:
         model.config.pad_token_id = _load_tokenizer(name, revision).pad_token_id
     return model.eval().to(device)
 
 
-def load_tokenizer(source: "Profile | str | Path | None" = None) -> "PreTrainedTokenizerBase":
-    """Load the tokenizer that belongs to ``source`` (see :func:`load_base_model`).
+def load_tokenizer(source: Source = None) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer that belongs to ``source``; it raises what :func:`load_base_model` does.
 
     A tokenizer without a padding token pads with its end token.
     """
@@ -79,7 +96,7 @@ def _load_tokenizer(name: str, revision: str | None) -> "PreTrainedTokenizerBase
     return tokenizer
 
 
-def _resolve(source: "Profile | str | Path | None") -> tuple[str, str | None, str]:
+def _resolve(source: Source) -> tuple[str, str | None, str]:
     """Return (folder or Hub id, revision, device)."""
     if source is None:
         source = current_profile()
@@ -89,32 +106,70 @@ def _resolve(source: "Profile | str | Path | None") -> tuple[str, str | None, st
     if str(source) == EMBEDDED:
         source = embedded_model_dir()
         verify_checksums(source)
-    folder = Path(source)
-    looks_local = isinstance(source, Path) or str(source).startswith((".", "/", "~", "\\"))
-    if folder.expanduser().is_dir() or looks_local:
-        folder = folder.expanduser()
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(
-                f"no model in {folder}: a model folder holds config.json, model.safetensors "
-                "and tokenizer.json"
-            )
-        return str(folder), None, device
-    return str(source), revision, device
+    folder = Path(source).expanduser()
+    looks_local = isinstance(source, Path) or source.startswith((".", "/", "~", "\\"))
+    if not folder.is_dir() and not looks_local:
+        return source, revision or PINNED_REVISIONS.get(source), device
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"no model in {folder}: a model folder holds config.json, model.safetensors "
+            "and tokenizer.json"
+        )
+    return str(folder), None, device
 
 
-def _load(loader, name: str, revision: str | None, **kwargs):  # noqa: ANN001, ANN003, ANN202
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    is_local = Path(name).is_dir()
+def _load(load: Callable[..., Any], name: str, revision: str | None, **options: object) -> Any:  # noqa: ANN401
+    """Call a ``from_pretrained`` so that whatever goes wrong is told in one sentence."""
+    is_local = Path(name).is_dir() or not is_to_be_had_online(name, revision)
     try:
-        return loader(name, revision=None if is_local else revision,
-                      trust_remote_code=False, local_files_only=is_local, **kwargs)  # fmt: skip
-    except OSError as error:
-        if is_local:
-            raise FileNotFoundError(f"the model in {name} cannot be read: {error}") from error
-        raise ConnectionError(
-            f"{name} is neither in the local cache nor to be had from the Hub: check the id and "
-            "the network, or set COURSE_PROFILE=cpu to use the embedded model"
-        ) from error
+        with _quiet(has_bars=not is_local):
+            return load(
+                name, revision=None if Path(name).is_dir() else revision,
+                trust_remote_code=False, local_files_only=is_local, **options,
+            )  # fmt: skip
+    except MemoryError:
+        raise
+    except Exception as error:
+        clear = explain_failure(error, name, revision)
+        if clear is error:
+            raise
+        raise clear from error
+
+
+def _check_weights(name: str, model: Any, info: dict[str, Any], *, has_new_head: bool) -> None:  # noqa: ANN401
+    """Refuse weights that transformers would fill in at random or that belong to an adapter.
+
+    Raises:
+        ValueError: If a weight is missing or of another shape than config.json says; a new head's
+            may be.
+    """
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(f"{name} holds an adapter: load the base model it was trained on")
+    lost = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    if has_new_head:
+        lost = [key for key in lost if key.startswith(f"{model.base_model_prefix}.")]
+    if lost:
+        raise ValueError(
+            f"the weights of {name} do not fit its config.json: {len(lost)} missing or of another "
+            f"shape, such as {lost[0]}"
+        )
+
+
+@contextmanager
+def _quiet(*, has_bars: bool) -> Iterator[None]:
+    """Keep transformers' loading report out of a notebook, and bars where nothing is fetched."""
+    from transformers.utils import logging
+
+    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not has_bars:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars and not has_bars:
+            logging.enable_progress_bar()
 
 
 def file_sha256(path: Path) -> str:
@@ -128,7 +183,7 @@ def verify_checksums(folder: Path) -> None:
 
     Raises:
         FileNotFoundError: If the folder, the list or a listed file is missing.
-        ValueError: If a file differs from its recorded checksum.
+        ValueError: If a file differs from its recorded checksum, or the list is damaged.
     """
     listing = folder / "checksums.json"
     if not listing.is_file():
@@ -136,7 +191,7 @@ def verify_checksums(folder: Path) -> None:
             f"no embedded model in {folder}: fetch the course again, "
             "or rebuild it with `python -m course_utils.pretrain` (about two hours)"
         )
-    for name, expected in json.loads(listing.read_text()).items():
+    for name, expected in _read_checksums(listing).items():
         path = folder / name
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: fetch the course again")
@@ -145,3 +200,17 @@ def verify_checksums(folder: Path) -> None:
                 f"{path} does not match its checksum: the file is damaged or was changed; "
                 "restore it with `git checkout -- data/base_model`"
             )
+
+
+def _read_checksums(listing: Path) -> dict[str, str]:
+    try:
+        checksums = json.loads(listing.read_text())
+    except ValueError:
+        checksums = None
+    # A list without the weights would let any weights pass.
+    if not isinstance(checksums, dict) or "model.safetensors" not in checksums:
+        raise ValueError(
+            f"{listing} is damaged: it must be JSON that gives the SHA-256 of model.safetensors "
+            "and its companions; restore it with `git checkout -- data/base_model`"
+        )
+    return checksums

@@ -1,6 +1,6 @@
 """Profiles: which model the notebooks load, where it runs, and how long the experiments are.
 
-A notebook asks for :func:`current_profile` once and reads its fields; it never branches on the name.
+A notebook asks for :func:`current_profile` once and reads its fields, never its name.
 """
 
 import os
@@ -8,6 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 EMBEDDED = "embedded"
+
+PINNED_REVISIONS = {
+    "HuggingFaceTB/SmolLM2-135M": "93efa2f097d58c2a74874c7e644dbc9b0cee75a2",
+    "Qwen/Qwen3-0.6B": "c1899de289a04d12100db370d81485cdf75e47ca",
+}
+"""Commit of each Hub model the course was checked with."""
+
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -25,6 +32,9 @@ class Profile:
         max_length_tokens: Longest sequence a task is cut to.
         max_steps: Optimizer steps of one live training run.
         seeds: Seeds of the live comparisons.
+
+    Raises:
+        ValueError: If ``dtype`` is none of the three or a count is below 1.
     """
 
     name: str
@@ -36,6 +46,15 @@ class Profile:
     max_length_tokens: int
     max_steps: int
     seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"dtype={self.dtype!r} must be one of {', '.join(_DTYPES)}")
+        for field in ("batch_size", "max_length_tokens", "max_steps"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)} must be at least 1")
+        if not self.seeds:
+            raise ValueError("seeds=() must hold at least one seed")
 
     @property
     def is_embedded(self) -> bool:
@@ -50,12 +69,12 @@ _PROFILES = {
     ),
     "t4": Profile(
         name="t4", model="HuggingFaceTB/SmolLM2-135M",
-        revision="93efa2f097d58c2a74874c7e644dbc9b0cee75a2", device="cuda", dtype="float16",
+        revision=PINNED_REVISIONS["HuggingFaceTB/SmolLM2-135M"], device="cuda", dtype="float16",
         batch_size=16, max_length_tokens=256, max_steps=200, seeds=(0, 1, 2),
     ),
     "large": Profile(
         name="large", model="Qwen/Qwen3-0.6B",
-        revision="c1899de289a04d12100db370d81485cdf75e47ca", device="cuda", dtype="bfloat16",
+        revision=PINNED_REVISIONS["Qwen/Qwen3-0.6B"], device="cuda", dtype="bfloat16",
         batch_size=32, max_length_tokens=512, max_steps=400, seeds=(0, 1, 2),
     ),
 }  # fmt: skip
@@ -88,7 +107,7 @@ def current_profile(environ: Mapping[str, str] | None = None) -> Profile:
     profile = _PROFILES[name]
     model = environ.get("COURSE_MODEL", "").strip()
     if model:
-        profile = replace(profile, model=model, revision=None)
+        profile = replace(profile, model=model, revision=PINNED_REVISIONS.get(model))
     if profile.device == "cuda" and not _has_cuda():
         profile = replace(profile, device="cpu", dtype="float32")
     return profile

@@ -1,0 +1,76 @@
+"""Fixtures: one loopback Hub, small models to publish on it, and learners who load them."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from course_utils.profiles import PINNED_REVISIONS, current_profile
+from tests.hub.client import CLOSED_PORT, HubClient, hub_environment, running_client
+from tests.hub.server import HubServer
+from tests.tiny_models import write_tiny_model
+
+T4_MODEL = current_profile({"COURSE_PROFILE": "t4"}).model
+
+
+@pytest.fixture(scope="session")
+def qwen3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small Qwen3 model with its tokenizer; tests copy it before they change it."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "qwen3", "qwen3", seed=1)
+
+
+@pytest.fixture(scope="session")
+def hub(qwen3_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """Run a Hub that has the t4 profile's model at its pinned commit, and a newer commit."""
+    server = HubServer()
+    newer = write_tiny_model(tmp_path_factory.mktemp("models") / "newer", "qwen3", seed=2)
+    server.publish(T4_MODEL, qwen3_folder, revision=PINNED_REVISIONS[T4_MODEL])
+    server.publish(T4_MODEL, newer)
+    with server.running():
+        yield server
+
+
+@pytest.fixture(scope="session")
+def hub_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the Hub folder of a machine that starts with an empty cache."""
+    return tmp_path_factory.mktemp("hub-home")
+
+
+@pytest.fixture(scope="session")
+def start_client(
+    hub: HubServer, hub_home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., object]:
+    """Return a function that starts a learner's Python with these environment variables."""
+
+    def start(endpoint: str = hub.endpoint, **settings: str) -> object:
+        log = tmp_path_factory.mktemp("client") / "stderr.txt"
+        return running_client(hub_environment(endpoint, hub_home, **settings), log)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def online(start_client: Callable[..., object]) -> Iterator[HubClient]:
+    """Run a learner who reaches the Hub and starts with an empty cache."""
+    with start_client() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def filled_cache(online: HubClient) -> None:
+    """Have the t4 profile's model in the cache."""
+    assert online.load().error == ""
+
+
+@pytest.fixture(scope="session")
+def offline(start_client: Callable[..., object], filled_cache: None) -> Iterator[HubClient]:
+    """Run the same learner later, told by HF_HUB_OFFLINE to keep to the cache."""
+    with start_client(HF_HUB_OFFLINE="1") as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def cut_off(start_client: Callable[..., object], filled_cache: None) -> Iterator[HubClient]:
+    """Run the same learner later, where nobody answers at the Hub's address."""
+    with start_client(endpoint=CLOSED_PORT) as client:
+        yield client
