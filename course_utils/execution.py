@@ -145,7 +145,7 @@ async def _execute_cells(
     for k, cell in enumerate(cells, start=1):
         on_cell(k, len(cells))
         try:
-            await client.async_execute_cell(cell, position[id(cell)], execution_count=k)
+            await client.async_execute_cell(cell, position[id(cell)])
         except CellExecutionError as error:
             raised = [o for o in cell.outputs if o.output_type == "error"]
             text = "\n".join(raised[-1].traceback) if raised else str(error)

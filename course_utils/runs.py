@@ -106,7 +106,7 @@ def _execute(notebook: Path, console: Console) -> Execution | None:
 
 @contextmanager
 def _show_progress(title: str, console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Yield a callback for each cell; a terminal gets a bar, a log file one line at the end."""
+    """Yield a callback for each cell; a terminal gets a bar, a log file a line."""
     if not console.is_terminal:
         console.print(Text(f"{title}: running"))
         yield lambda cell, n_cells: None

@@ -1,6 +1,8 @@
 """The ways to install the course agree with one another, and a wheel carries the data."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -74,6 +76,47 @@ def test_the_conda_environment_installs_what_pyproject_says():
 def test_the_makefile_refuses_the_pythons_that_pyproject_refuses():
     least = re.search(r"sys\.version_info < \((\d+), (\d+)\)", (ROOT / "Makefile").read_text())
     assert SpecifierSet(PROJECT["requires-python"]) == SpecifierSet(f">={least[1]}.{least[2]}")
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Return a function that calls make in a folder with nothing but the build files."""
+    if not shutil.which("make"):
+        pytest.skip("no make on this machine")
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+
+    def call(*arguments):
+        command = ["make", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
+
+    return call
+
+
+def test_make_installs_once_and_again_only_after_a_change(make, tmp_path):
+    assert "pip install" in make("-n", "test").stdout
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".installed").touch()
+    for name in ("pyproject.toml", "constraints.txt"):
+        assert "pip install" not in make("-n", "test").stdout
+        newer = (tmp_path / ".venv" / ".installed").stat().st_mtime + 10
+        os.utime(tmp_path / name, (newer, newer))
+        assert "pip install" in make("-n", "test").stdout
+        os.utime(tmp_path / name, (0, 0))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+def test_make_refuses_an_old_python_in_one_sentence_and_installs_nothing(make, tmp_path):
+    old = tmp_path / "oldpython"
+    pretend = "import sys; sys.version_info = (3, 9, 1); exec(sys.argv[1])"
+    old.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{pretend}" "$2"\n')
+    old.chmod(0o755)
+    result = make("lint", f"PYTHON={old}")
+    assert result.returncode != 0
+    assert f"The course needs Python 3.11 or newer; {old} is 3.9." in result.stderr
+    assert not (tmp_path / ".venv").exists()
 
 
 @pytest.fixture(scope="module")

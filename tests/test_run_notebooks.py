@@ -1,6 +1,7 @@
 """`course run`: fresh kernels, whole files, honest skipping, clear failures."""
 
 import errno
+import io
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from course_utils import run_records
@@ -19,6 +21,7 @@ from course_utils.cli import app
 from course_utils.execution import CellError, execute_notebook
 from course_utils.notebooks import read_notebook, select_notebooks, strip_volatile, write_notebook
 from course_utils.run_records import RunRecord, RunRecords, describe_surroundings, fingerprint
+from course_utils.runs import run_notebooks
 
 MIB = 2**20
 
@@ -94,6 +97,18 @@ def test_a_file_that_is_no_notebook_is_named(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ValueError, match=r"00_broken\.ipynb is not a valid notebook"):
         read_notebook(path)
+
+
+def test_a_terminal_sees_how_far_it_is_and_a_log_does_not_fill_with_bars(make_notebook, state_dir):
+    path = make_notebook("1", "import time; time.sleep(0.4)")
+    shown = {}
+    for is_terminal in (True, False):
+        console = Console(file=io.StringIO(), force_terminal=is_terminal, width=100)
+        (result,) = run_notebooks([path], RunRecords(state_dir / "runs.json"), console, force=True)
+        assert result.outcome == "green"
+        shown[is_terminal] = console.file.getvalue()
+    assert "cell 2 of 2" in shown[True]
+    assert shown[False] == "00_small: running\n"
 
 
 # Choosing
