@@ -26,7 +26,7 @@ def is_to_be_had_online(name: str, revision: str | None) -> bool:
         raise FileNotFoundError(f"{name!r} is neither a folder nor the id of a model") from error
     except Exception as error:
         if find_file(name, revision, "config.json"):
-            return True
+            return False
         raise _explain_refusal(error, name, revision) from error
     return True
 

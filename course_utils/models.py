@@ -75,7 +75,7 @@ def load_base_model(
     _check_weights(name, model, info, has_new_head=num_labels is not None)
     if num_labels is not None and model.config.pad_token_id is None:
         model.config.pad_token_id = _load_tokenizer(name, revision).pad_token_id
-    return model.eval().to(device)
+    return model.to(device)
 
 
 def load_tokenizer(source: Source = None) -> "PreTrainedTokenizerBase":
