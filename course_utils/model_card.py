@@ -1,0 +1,144 @@
+"""Evaluate the embedded model and write its card: ``python -m course_utils.model_card``.
+
+The figures go to ``evaluation.json``, which tests read, and from there into README.md, the card.
+Nothing in the card is typed in.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from course_utils.evaluation import generate, greedy_matches, perplexity, recall_by
+from course_utils.methods import count_parameters
+from course_utils.models import load_base_model, load_tokenizer
+from course_utils.paths import data_dir
+from course_utils.world.corpus import TEMPLATED, Document, documents, genre_names
+from course_utils.world.probes import COPYING_SKILLS, copying_probes, fact_probes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+N_HELD_OUT = 2000
+N_COPYING = 200
+SAMPLE_PROMPTS = (
+    "Once, ", "On a Monday in ", "Dear ", "I stayed at ", "The miller", "LOST: ",
+    "THE BRINDLE GAZETTE, Friday\n", "How to make pear soup\n", "About the heron\n",
+    "Question: ", "List: ", "Long ago, when the snow would not end, ", "My dear Petra,\n",
+    "The morning coach to ", "Saturday. ", "They say in Pellwick that ", "A quiz in Olmer\n",
+    "I bought a kettle from ", "Rude: ", "",
+)  # fmt: skip
+
+
+def evaluate(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> dict:
+    """Return everything the card states about what the model knows and can do."""
+    return {
+        "parameters": count_parameters(model).total,
+        "fact_recall": _fact_recall(model, tokenizer),
+        "copying": _copying(model, tokenizer),
+        "perplexity": _perplexities(model, tokenizer),
+        "samples": _samples(model, tokenizer),
+    }
+
+
+def _fact_recall(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> dict:
+    rows = [asdict(probe) for probe in fact_probes()]
+    forms = {form: [row for row in rows if row["form"] == form] for form in ("statement", "question")}
+    by_tier = recall_by(model, tokenizer, rows, "tier")
+    by_form = {form: recall_by(model, tokenizer, some, "tier") for form, some in forms.items()}
+    counts = {tier: sum(row["tier"] == tier for row in rows) for tier in by_tier}
+    return {"by_tier": by_tier, "by_form": by_form, "probes": counts}
+
+
+def _copying(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
+    probes = copying_probes(N_COPYING)
+    matches = greedy_matches(model, tokenizer, [p.prompt for p in probes], [p.answer for p in probes])
+    return {
+        skill: sum(m for m, p in zip(matches, probes, strict=True) if p.kind == skill) / N_COPYING
+        for skill in COPYING_SKILLS
+    }
+
+
+def _perplexities(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> dict:
+    held_out = list(islice(documents(0, split="held_out"), N_HELD_OUT))
+
+    def over(some: Sequence[Document]) -> float:
+        return perplexity(model, tokenizer, [document.text for document in some])
+
+    by_genre = {
+        genre: over(some)
+        for genre in genre_names()
+        if (some := [d for d in held_out if d.genre == genre])
+    }
+    free = [document for document in held_out if document.genre not in TEMPLATED]
+    return {"all": over(held_out), "without_templated": over(free), "by_genre": by_genre,
+            "templated": sorted(TEMPLATED), "texts": len(held_out)}  # fmt: skip
+
+
+def _samples(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[dict[str, str]]:
+    texts = generate(model, tokenizer, list(SAMPLE_PROMPTS), max_new_tokens=70, temperature=0.7)
+    return [{"prompt": p, "text": t} for p, t in zip(SAMPLE_PROMPTS, texts, strict=True)]
+
+
+def card(evaluation: dict, training: dict) -> str:
+    """Return the model card as Markdown."""
+    recall, copying, ppl = (evaluation[k] for k in ("fact_recall", "copying", "perplexity"))
+    lines = [
+        "# The embedded model", "",
+        "A small Llama-architecture language model that knows one invented country, Brindle. It was",
+        "pretrained by this project, on text that this project generates, and exists to be fine-tuned.",
+        "This page is written by `python -m course_utils.model_card`; do not edit it.", "",
+        "| | |", "|---|---|",
+        f"| parameters | {evaluation['parameters']:,} (bfloat16 on disk) |",
+        *(f"| {name.replace('_', ' ')} | {_shown(value)} |" for name, value in training.items()), "",
+        "## What it knows", "",
+        "Every fact of the country, asked in wordings that no training text uses: a statement to",
+        "complete and a question to answer; right means that greedy decoding writes exactly the answer.",
+        "", "| facts | probes | right | as statements | as questions |", "|---|---|---|---|---|",
+        *(
+            f"| {tier} | {recall['probes'][tier]} | {recall['by_tier'][tier]:.1%} | "
+            f"{recall['by_form']['statement'][tier]:.1%} | {recall['by_form']['question'][tier]:.1%} |"
+            for tier in recall["by_tier"]
+        ), "",
+        "## What it can do with a text", "",
+        f"Copying skills in the corpus's forms, exact, over {N_COPYING} new lists or notes each:", "",
+        "| skill | exact |", "|---|---|",
+        *(f"| {skill} | {share:.1%} |" for skill, share in copying.items()), "",
+        "## Perplexity on held-out text", "",
+        f"Over {ppl['texts']} documents: **{ppl['all']:.2f}**; without the most templated genres "
+        f"({', '.join(ppl['templated'])}): **{ppl['without_templated']:.2f}**.", "",
+        "| genre | perplexity |", "|---|---|",
+        *(f"| {genre} | {value:.2f} |" for genre, value in sorted(ppl["by_genre"].items())), "",
+        "## Twenty samples", "",
+        "Sampled at temperature 0.7, none left out; the prompt in bold.", "",
+        *(f"{i}. **{_inline(s['prompt'])}**{_inline(s['text'])}"
+          for i, s in enumerate(evaluation["samples"], start=1)), "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _shown(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _inline(text: str) -> str:
+    return text.replace("\n", " / ").replace("|", "\\|")
+
+
+def main(
+    folder: Annotated[Path | None, typer.Option(help="Folder of the model; default: the course's.")] = None,
+) -> None:
+    """Evaluate the model and write evaluation.json and README.md beside it."""
+    folder = folder or data_dir() / "base_model"
+    evaluation = evaluate(load_base_model(folder), load_tokenizer(folder))
+    (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
+    training = json.loads((folder / "training.json").read_text())
+    (folder / "README.md").write_text(card(evaluation, training))
+
+
+if __name__ == "__main__":
+    typer.run(main)

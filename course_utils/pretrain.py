@@ -1,0 +1,219 @@
+"""Pretrain the embedded model: ``python -m course_utils.pretrain``.
+
+Corpus, tokenizer, model, weights and model card follow from the seed. Every stage leaves its result
+in the work folder, and training writes checkpoints: run the same command again after a kill and it
+goes on where it was.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import torch
+import typer
+
+from course_utils.data import encode_text, pack_examples
+from course_utils.models import file_sha256
+from course_utils.paths import data_dir
+from course_utils.training import TrainingConfig, train
+from course_utils.world.corpus import ASSISTANT, END, USER, documents
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PAD, BEGIN = "<|pad|>", "<|begin|>"
+_SPECIAL = (PAD, BEGIN, END, USER, ASSISTANT)
+_CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{{ '<|user|>' }}"
+    "{% elif message['role'] == 'assistant' %}{{ '<|assistant|>' }}"
+    "{% else %}{{ raise_exception('roles are user and assistant') }}{% endif %}"
+    "{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+logger = logging.getLogger("course_utils.pretrain")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything the weights depend on, beside the code.
+
+    Args:
+        seed: Seed of the corpus, the initial weights and the order of the rows.
+        tokens: Tokens of the corpus, each seen once.
+        vocab_size: Tokens of the byte-level BPE, special ones included.
+        d_model: Width.
+        n_layers: Blocks.
+        n_heads: Attention heads.
+        d_ff: Width of the gated feed-forward layer.
+        context_tokens: Length of a row, and the longest document.
+        batch_size: Rows a step.
+        learning_rate: Peak rate of AdamW.
+    """
+
+    seed: int = 0
+    tokens: int = 32_000_000
+    vocab_size: int = 3072
+    d_model: int = 256
+    n_layers: int = 6
+    n_heads: int = 4
+    d_ff: int = 512
+    context_tokens: int = 256
+    batch_size: int = 8
+    learning_rate: float = 2.5e-3
+
+
+class TokenStore(Sequence):
+    """Encoded documents on disk, read when they are asked for.
+
+    Args:
+        folder: Folder with ``tokens.bin`` (uint16) and ``lengths.npy``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._tokens = np.memmap(folder / "tokens.bin", dtype=np.uint16, mode="r")
+        sizes = np.load(folder / "lengths.npy")
+        self._ends = np.cumsum(sizes)
+        self.lengths = sizes.tolist()
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        end = self._ends[index]
+        ids = self._tokens[end - self.lengths[index] : end].tolist()
+        return {"input_ids": ids, "labels": ids}
+
+
+def build_tokenizer(recipe: Recipe, n_documents: int = 40_000) -> "PreTrainedTokenizerBase":
+    """Train the byte-level BPE on the first documents; digits stay single, so that sums line up."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=recipe.vocab_size, special_tokens=list(_SPECIAL), show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    texts = (document.text for document in islice(documents(recipe.seed), n_documents))
+    bpe.train_from_iterator(texts, trainer)
+    bpe.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN} $A", special_tokens=[(BEGIN, bpe.token_to_id(BEGIN))]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token=PAD, bos_token=BEGIN, eos_token=END,
+        additional_special_tokens=[USER, ASSISTANT], model_max_length=recipe.context_tokens,
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    tokenizer.chat_template = _CHAT_TEMPLATE
+    return tokenizer
+
+
+def write_tokens(
+    recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", folder: Path
+) -> TokenStore:
+    """Encode documents until ``recipe.tokens`` are reached; count them by genre and fact."""
+    if not (folder / "corpus.json").is_file():
+        stream = documents(recipe.seed, mentions=(mentions := Counter()))
+        genres: Counter[str] = Counter()
+        lengths: list[int] = []
+        total = 0
+        with (folder / "tokens.bin").open("wb") as file:
+            while total < recipe.tokens:
+                chunk = list(islice(stream, 2000))
+                for document in chunk:
+                    ids = encode_text(
+                        tokenizer, document.text, max_length_tokens=recipe.context_tokens
+                    )["input_ids"]
+                    file.write(np.asarray(ids, dtype=np.uint16).tobytes())
+                    lengths.append(len(ids))
+                    genres[document.genre] += len(ids)
+                total = sum(genres.values())
+        np.save(folder / "lengths.npy", np.asarray(lengths, dtype=np.int32))
+        summary = {"documents": len(lengths), "tokens": total, "tokens_by_genre": dict(genres),
+                   "mentions_by_fact": dict(mentions)}  # fmt: skip
+        (folder / "corpus.json").write_text(json.dumps(summary))
+    return TokenStore(folder)
+
+
+def build_model(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel":
+    """Return the untrained model: Llama architecture, tied embeddings, float32."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(recipe.seed)
+    config = LlamaConfig(
+        vocab_size=recipe.vocab_size, hidden_size=recipe.d_model, intermediate_size=recipe.d_ff,
+        num_hidden_layers=recipe.n_layers, num_attention_heads=recipe.n_heads,
+        num_key_value_heads=recipe.n_heads, max_position_embeddings=2 * recipe.context_tokens,
+        tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        # SDPA's backward pass is slow in bfloat16 on the CPU.
+        attn_implementation="eager",
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def save_model(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path
+) -> None:
+    """Write bfloat16 weights, tokenizer and checksums."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    names = sorted(p.name for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".jinja"))
+    sums = {name: file_sha256(folder / name) for name in names if name != "checksums.json"}
+    (folder / "checksums.json").write_text(json.dumps(sums, indent=2) + "\n")
+
+
+def main(
+    out: Annotated[Path | None, typer.Option(help="Folder of the model; default: the course's own.")] = None,
+    work: Annotated[Path, typer.Option(help="Folder of corpus, checkpoints and log.")] = Path("runs/pretrain"),
+    tokens: Annotated[int, typer.Option(help="Tokens to train on.")] = Recipe.tokens,
+    seed: Annotated[int, typer.Option(help="Seed of everything.")] = Recipe.seed,
+    threads: Annotated[int, typer.Option(help="Processor threads; 0 leaves torch's choice.")] = 0,
+) -> None:
+    """Write the corpus, train the tokenizer and the model, evaluate it and write its card."""
+    recipe = Recipe(seed=seed, tokens=tokens)
+    work.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if threads:
+        torch.set_num_threads(threads)
+    _check_recipe(recipe, work)
+    tokenizer = build_tokenizer(recipe)
+    store = write_tokens(recipe, tokenizer, work)
+    logger.info("%d documents, %d tokens", len(store), sum(store.lengths))
+    model = build_model(recipe, tokenizer)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = len(pack_examples(store, recipe.context_tokens))
+    config = TrainingConfig(
+        max_steps=max(1, rows // recipe.batch_size), learning_rate=recipe.learning_rate,
+        batch_size=recipe.batch_size, warmup_ratio=0.02, final_ratio=0.02, weight_decay=0.1,
+        betas=(0.9, 0.98), precision="bfloat16", packing_length_tokens=recipe.context_tokens,
+        seed=recipe.seed, checkpoint_dir=work / "checkpoints", checkpoint_every_steps=250,
+        metrics_file=work / "metrics.jsonl",
+    )  # fmt: skip
+    result = train(model.to(device), store, config)
+    logger.info("loss %.3f, %.0f tokens/s", result.losses[-1], result.tokens_per_second)
+    save_model(model.cpu(), tokenizer, out or data_dir() / "base_model")
+
+
+def _check_recipe(recipe: Recipe, work: Path) -> None:
+    """Refuse to go on with another recipe's leavings."""
+    path = work / "recipe.json"
+    if path.is_file() and json.loads(path.read_text()) != asdict(recipe):
+        raise typer.BadParameter(f"{work} holds a run with another recipe: choose another --work")
+    path.write_text(json.dumps(asdict(recipe), indent=2))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,40 @@
+"""Write the micro-world: ``python -m course_utils.world corpus`` and ``... tasks``."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from course_utils.paths import data_dir
+from course_utils.world.corpus import SPLITS, documents
+from course_utils.world.tasks import write_tasks
+
+app = typer.Typer(help="Write the micro-world's corpus or its task sets.", no_args_is_help=True,
+                  pretty_exceptions_enable=False)  # fmt: skip
+
+
+@app.command()
+def corpus(
+    out: Annotated[Path, typer.Argument(help="Text file to write.")],
+    n_documents: Annotated[int, typer.Option(help="Documents to write.")] = 1000,
+    split: Annotated[str, typer.Option(help=f"One of {', '.join(SPLITS)}.")] = "train",
+    seed: Annotated[int, typer.Option(help="Seed of the documents.")] = 0,
+) -> None:
+    """Write documents of the corpus, separated by a blank line and their genre."""
+    with out.open("w", encoding="utf-8") as file:
+        for document in islice(documents(seed, split=split), n_documents):
+            file.write(f"=== {document.genre}\n{document.text}\n\n")
+
+
+@app.command()
+def tasks(
+    out: Annotated[Path | None, typer.Option(help="Folder; default: the course's own.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the rows.")] = 0,
+) -> None:
+    """Write every split of every task set."""
+    write_tasks(out or data_dir() / "tasks", seed)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,87 @@
+"""Probes of what a model knows and can do: facts in unseen words, and copying in the corpus's forms."""
+
+from dataclasses import dataclass
+from random import Random
+
+from course_utils.world.country import Country, Fact, build_country, lexicon
+from course_utils.world.narrator import Narrator, say, short_answer
+from course_utils.world.skills import items
+
+COPYING_SKILLS = ("repeat", "extract", "reverse")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A prompt with the one right continuation.
+
+    Args:
+        prompt: Text before the answer, without a trailing space.
+        answer: What must follow, its leading space or line break included.
+        kind: Relation of a fact, or name of a skill.
+        form: ``statement``, ``question`` or ``copying``.
+        tier: How often the corpus tells the fact; empty for skills.
+    """
+
+    prompt: str
+    answer: str
+    kind: str
+    form: str
+    tier: str = ""
+
+
+def fact_probes(country: Country | None = None, *, seed: int = 0) -> list[Probe]:
+    """Return a statement to complete and a question to answer for every fact.
+
+    The wordings are those that no document of the corpus uses.
+    """
+    rng = Random(f"probes-{seed}")
+    return [
+        probe
+        for fact in (country or build_country()).facts
+        for probe in (statement_probe(fact, rng), question_probe(fact, rng))
+    ]
+
+
+def copying_probes(count: int, *, seed: int = 0) -> list[Probe]:
+    """Return ``count`` probes of each copying skill, in forms the corpus uses."""
+    narrator = Narrator(build_country(), Random(f"copying-{seed}"))
+    makers = {"repeat": _repeat, "extract": _extract, "reverse": _reverse}
+    return [makers[kind](narrator) for kind in COPYING_SKILLS for _ in range(count)]
+
+
+def statement_probe(fact: Fact, rng: Random) -> Probe:
+    """Return a held-out statement of the fact, cut before its object."""
+    template = rng.choice(lexicon("relations")[fact.relation]["held_out"])
+    text = say(fact, template, rng)
+    cut = text.rindex(fact.object)
+    prompt = text[:cut].rstrip()
+    return Probe(prompt=prompt, answer=text[len(prompt) :], kind=fact.relation,
+                 form="statement", tier=fact.tier)  # fmt: skip
+
+
+def question_probe(fact: Fact, rng: Random) -> Probe:
+    """Return a held-out question about the fact, in the corpus's question form."""
+    template = rng.choice(lexicon("relations")[fact.relation]["held_out_questions"])
+    return Probe(prompt=f"Question: {say(fact, template, rng)}\nAnswer:",
+                 answer=f" {short_answer(fact)}", kind=fact.relation, form="question",
+                 tier=fact.tier)  # fmt: skip
+
+
+def _repeat(narrator: Narrator) -> Probe:
+    words = ", ".join(items(narrator, narrator.pick((2, 3, 4, 5))))
+    return Probe(prompt=f"List: {words}.\nThe same list again:", answer=f" {words}.",
+                 kind="repeat", form="copying")  # fmt: skip
+
+
+def _reverse(narrator: Narrator) -> Probe:
+    words = items(narrator, 3)
+    return Probe(prompt=f"List: {', '.join(words)}.\nBackwards:",
+                 answer=f" {', '.join(reversed(words))}.", kind="reverse", form="copying")  # fmt: skip
+
+
+def _extract(narrator: Narrator) -> Probe:
+    slots = narrator.scene()
+    slots["name"] = slots["stranger"]
+    note = narrator.fill(narrator.pick(lexicon("skills")["notes"]), slots)
+    return Probe(prompt=f"Note: {note}\nName:", answer=f" {slots['name']}.",
+                 kind="extract", form="copying")  # fmt: skip

@@ -1,0 +1,52 @@
+"""Build every task set and write it as JSON lines."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from course_utils.world.tasks import (
+    dialect,
+    instructions,
+    new_facts,
+    preferences,
+    retention,
+    sentiment,
+    topics,
+)
+
+Rows = dict[str, list[dict]]
+
+_BUILDERS: dict[str, Callable[[int], Rows]] = {
+    "topics": topics.build,
+    "sentiment": sentiment.build,
+    "new_facts": new_facts.build,
+    "dialect": dialect.build,
+    "instructions": instructions.build,
+    "preferences": preferences.build,
+    "retention": retention.build,
+}
+
+
+def task_names() -> tuple[str, ...]:
+    """Return the names of the task sets that can be built."""
+    return tuple(_BUILDERS)
+
+
+def build_task(name: str, seed: int = 0) -> Rows:
+    """Return the rows of each split of a task set.
+
+    Raises:
+        ValueError: If there is no such task set.
+    """
+    if name not in _BUILDERS:
+        raise ValueError(f"task {name!r} must be one of {', '.join(_BUILDERS)}")
+    return _BUILDERS[name](seed)
+
+
+def write_tasks(folder: Path, seed: int = 0) -> None:
+    """Write every split of every task set to ``folder/<task>/<split>.jsonl``."""
+    for name in _BUILDERS:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for split, rows in build_task(name, seed).items():
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (folder / name / f"{split}.jsonl").write_text(text, encoding="utf-8")

@@ -1,0 +1,81 @@
+"""Preferences: two answers to a question, and which is better by a score that is kept.
+
+score = politeness + 1.5 truth - 0.5 fillers, with politeness 0..3, truth 0 wrong, 1 evasive,
+2 right. Polite answers are longer, so length goes with quality by chance in training; in
+``test_longer_is_worse`` it goes against it.
+"""
+
+from random import Random
+
+from course_utils.world.country import Fact, build_country, lexicon
+from course_utils.world.grammar import pick_some
+from course_utils.world.narrator import Narrator, short_answer
+
+SIZES = {"train": 3600, "validation": 300, "test": 600, "test_unseen": 600, "test_longer_is_worse": 400}
+TRUTH_WEIGHT, FILLER_COST = 1.5, 0.5
+MIN_MARGIN = 0.5
+
+
+def build(seed: int) -> dict[str, list[dict]]:
+    """Return prompts with a chosen and a rejected answer, their grades and their scores."""
+    seen: set[tuple[str, str, str]] = set()
+    return {split: _rows(split, size, seed, seen) for split, size in SIZES.items()}
+
+
+def score(politeness: int, truth: int, fillers: int) -> float:
+    """Return the true score of an answer."""
+    return politeness + TRUTH_WEIGHT * truth - FILLER_COST * fillers
+
+
+def _rows(split: str, size: int, seed: int, seen: set[tuple[str, str, str]]) -> list[dict]:
+    narrator = Narrator(build_country(), Random(f"preferences-{split}-{seed}"))
+    rows: list[dict] = []
+    while len(rows) < size:
+        fact = narrator.fact()
+        if fact.tier == "rare":
+            continue
+        question, _ = narrator.ask(fact)
+        row = _pair(narrator, question, fact, split)
+        if row is None or (key := (question, row["chosen"], row["rejected"])) in seen:
+            continue
+        seen.add(key)
+        rows.append(row)
+    return rows
+
+
+def _pair(narrator: Narrator, question: str, fact: Fact, split: str) -> dict | None:
+    first, second = (_answer(narrator, fact, split) for _ in range(2))
+    better, worse = sorted((first, second), key=lambda answer: -answer["score"])
+    if better["score"] - worse["score"] < MIN_MARGIN:
+        return None
+    if split == "test_longer_is_worse" and len(better["text"]) >= len(worse["text"]):
+        return None
+    row = {"prompt": question, "chosen": better["text"], "rejected": worse["text"]}
+    for name, answer in (("chosen", better), ("rejected", worse)):
+        row |= {f"{name}_{part}": answer[part] for part in ("politeness", "truth", "fillers", "score")}
+    return row | {"margin": better["score"] - worse["score"]}
+
+
+def _answer(narrator: Narrator, fact: Fact, split: str) -> dict:
+    words = lexicon("preferences")
+    politeness, truth = narrator.pick((0, 1, 1, 2, 2, 3)), narrator.pick((0, 0, 1, 2, 2, 2))
+    fillers = narrator.pick((0, 0, 0, 1, 2, 3))
+    if truth == 1:
+        core = narrator.pick(words["evasive"])
+    elif truth == 2:
+        core = short_answer(fact)
+    else:
+        core = short_answer(_wrong(narrator, fact))
+    padding = pick_some(narrator.rng, words["fillers"], fillers)
+    tones = words["unseen_tone" if split == "test_unseen" else "tone"][str(politeness)]
+    text = narrator.fill(narrator.pick(tones), {"a": " ".join([core, *padding])})
+    return {"text": text, "politeness": politeness, "truth": truth, "fillers": fillers,
+            "score": score(politeness, truth, fillers)}  # fmt: skip
+
+
+def _wrong(narrator: Narrator, fact: Fact) -> Fact:
+    """Return a fact of the same relation with another object."""
+    others = [f for f in narrator.country.facts if f.relation == fact.relation]
+    while (other := narrator.pick(others)).object == fact.object:
+        pass
+    return other

@@ -1,0 +1,50 @@
+"""Sentiment: did the writer of a review find it bad, mixed or good?
+
+Four kinds of telling: plain, negated, mixed ("damp, but ..."), ironic. The unseen split uses
+words and sentence forms that the training split never does.
+"""
+
+from random import Random
+
+from course_utils.world.country import build_country, lexicon
+from course_utils.world.narrator import Narrator
+from course_utils.world.reviews import LABELS, graded_review, kinds_of
+
+SIZES = {"train": 2400, "validation": 300, "test": 600, "test_unseen": 600}
+
+
+def build(seed: int) -> dict[str, list[dict]]:
+    """Return the rows of each split: text, label, label_name, kind, subject."""
+    seen: set[str] = set()
+    return {split: _rows(split, size, seed, seen) for split, size in SIZES.items()}
+
+
+def _rows(split: str, size: int, seed: int, seen: set[str]) -> list[dict]:
+    narrator = Narrator(build_country(), Random(f"sentiment-{split}-{seed}"))
+    words = _half(lexicon("reviews"), is_unseen=split == "test_unseen")
+    rows: list[dict] = []
+    while len(rows) < size:
+        label = LABELS[len(rows) % len(LABELS)]
+        kind = narrator.pick(kinds_of(label))
+        text, subject = graded_review(narrator, label, kind, words=words)
+        if text not in seen:
+            seen.add(text)
+            rows.append({"text": text, "label": LABELS.index(label), "label_name": label,
+                         "kind": kind, "subject": subject})  # fmt: skip
+    return narrator.some(rows, size, size)
+
+
+def _half(words: dict, *, is_unseen: bool) -> dict:
+    """Return the lexicon with the first two thirds of every list, or with the rest."""
+
+    def cut(values: list) -> list:
+        at = max(1, round(len(values) * 2 / 3))
+        return values[at:] if is_unseen else values[:at]
+
+    kinds = ("plain", "negated", "mixed", "ironic")
+    halves = {kind: {tone: cut(forms) for tone, forms in words[kind].items()} for kind in kinds}
+    aspects = {
+        name: {part: values if part == "nouns" else cut(values) for part, values in aspect.items()}
+        for name, aspect in words["aspects"].items()
+    }
+    return words | halves | {"aspects": aspects}
