@@ -1,0 +1,36 @@
+"""Will it fit: the memory of a training step, from counts of parameters and tensors."""
+
+from course_utils.memory.activations import SavedTensor
+from course_utils.memory.architecture import Architecture, architecture_of, known_architectures
+from course_utils.memory.budget import MemoryEstimate, estimate
+from course_utils.memory.footprint import (
+    AddedModule,
+    BlockTraining,
+    Footprint,
+    FrozenFootprint,
+    FullFootprint,
+    LoRAFootprint,
+    Trained,
+)
+from course_utils.memory.optimizers import bytes_per_parameter, optimizer_names
+from course_utils.memory.parts import MemoryParts, format_bytes
+
+__all__ = [
+    "AddedModule",
+    "Architecture",
+    "BlockTraining",
+    "Footprint",
+    "FrozenFootprint",
+    "FullFootprint",
+    "LoRAFootprint",
+    "MemoryEstimate",
+    "MemoryParts",
+    "SavedTensor",
+    "Trained",
+    "architecture_of",
+    "bytes_per_parameter",
+    "estimate",
+    "format_bytes",
+    "known_architectures",
+    "optimizer_names",
+]

@@ -1,0 +1,167 @@
+"""How much memory a training step takes, from the model's shape and the batch alone."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from course_utils.memory.activations import SavedTensor, Workload, logits_bytes, outer_bytes
+from course_utils.memory.architecture import LINEARS, Architecture, architecture_of
+from course_utils.memory.footprint import Footprint, Trained
+from course_utils.memory.optimizers import state_bytes
+from course_utils.memory.parts import MemoryParts, dtype_bytes
+from course_utils.memory.timeline import Step, kept_by_blocks, moments
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate(MemoryParts):
+    """What :func:`estimate` returns.
+
+    Args:
+        architecture: The model's shape, once the method has been put on it.
+        n_parameters: Its parameters, with those that the method adds.
+        n_trained: Those that are trained.
+        moments: The moments of a step that can be the peak, as (name, bytes).
+        block: What one block keeps, tensor by tensor: the last, which all methods train most.
+    """
+
+    architecture: Architecture
+    n_parameters: int
+    n_trained: int
+    moments: tuple[tuple[str, int], ...]
+    block: tuple[SavedTensor, ...]
+
+    @property
+    def peak_moment(self) -> str:
+        """The moment of a step at which most memory is held."""
+        return max(self.moments, key=lambda moment: moment[1])[0]
+
+
+def estimate(
+    model: "nn.Module | PreTrainedConfig | Architecture | str",
+    method: Footprint,
+    *,
+    batch_size: int,
+    seq_len: int,
+    dtype: str = "float32",
+    optimizer: str = "adamw",
+    mixed_precision: bool = False,
+    gradient_checkpointing: bool = False,
+    attention: Literal["sdpa", "eager"] = "sdpa",
+    is_padded: bool = False,
+    accumulates_gradients: bool = False,
+    frozen_weight_bits: float | None = None,
+) -> MemoryEstimate:
+    """Estimate the memory of one training step, which need not fit on this machine.
+
+    ``weights`` is parameters times bytes an element, ``gradients`` trained parameters times the
+    same, ``optimizer`` follows :func:`~course_utils.memory.optimizers.state_bytes`; with mixed
+    precision Adam that makes 2 + 2 + 12 = 16 bytes a trained parameter (Rajbhandari et al., 2019,
+    arXiv:1910.02054, section 3.1). ``torch.autocast`` comes to much the same by another way:
+    weights and gradients stay in float32, 4 + 4 + 8 bytes, and the forward pass keeps a 16-bit copy
+    of the linear layers' weights, 2 more. What depends on the batch is derived in
+    :mod:`course_utils.memory.activations`, the peak in
+    :func:`~course_utils.memory.timeline.moments`.
+
+    What the model needs is counted, tensor by tensor. Not counted are what kernels allocate for
+    themselves, the allocator's rounding and gaps, and the CUDA context (some hundred megabytes).
+
+    Gradient checkpointing (Chen et al., 2016, arXiv:1604.06174) keeps one tensor a block, its
+    input, and makes the rest again for one block at a time. As transformers switches it on, it also
+    asks for the gradient of the embedding's output; then *every* block's input is kept and every
+    block is gone back through, even below the lowest trained parameter, so that a model of which
+    only the last blocks are trained may need more memory with it than without.
+
+    Args:
+        model: A model, its configuration, an architecture, or a well-known name.
+        method: Anything with ``footprint(architecture)``: a method's configuration.
+        batch_size: Sequences a step.
+        seq_len: Tokens a sequence, padding included.
+        dtype: Type of weights and activations: ``float32``, ``float16`` or ``bfloat16``.
+        optimizer: ``adamw``, ``adamw8bit``, ``sgd`` or ``sgd_momentum``.
+        mixed_precision: Whether the optimizer keeps a float32 copy of the trained weights.
+        gradient_checkpointing: Whether blocks are recomputed in the backward pass.
+        attention: Implementation of attention, as transformers names it.
+        is_padded: Whether the attention mask hides any token.
+        accumulates_gradients: Whether gradients of earlier batches are there during the step.
+        frozen_weight_bits: Bits an element of the blocks' linear weights, if these are stored
+            quantised: 4.127 for NF4 with double quantisation (arXiv:2305.14314).
+
+    Raises:
+        KeyError: If the model's name is unknown.
+        ValueError: If an argument is out of range, or two contradict each other.
+    """
+    architecture = architecture_of(model)
+    _check(batch_size, seq_len, dtype, mixed_precision, attention)
+    trained = method.footprint(architecture)
+    architecture = trained.changed(architecture)
+    workload = Workload(
+        batch_size=batch_size, seq_len=seq_len, dtype_bytes=dtype_bytes(dtype),
+        attention=attention, is_padded=is_padded,
+    )  # fmt: skip
+    kept = kept_by_blocks(architecture, trained, workload, is_checkpointed=gradient_checkpointing)
+    step = Step(architecture, trained, workload, kept, accumulates_gradients)
+    parts = _parts(step, optimizer, mixed_precision, frozen_weight_bits)
+    peaks = moments(step, parts)
+    return MemoryEstimate(
+        architecture=architecture,
+        n_parameters=architecture.n_parameters + trained.n_added(),
+        n_trained=sum(trained.sizes(architecture)),
+        moments=peaks,
+        block=kept.tensors[-1],
+        peak_bytes=max(size for _, size in peaks),
+        **parts,
+    )
+
+
+def _parts(
+    step: Step, optimizer: str, mixed_precision: bool, frozen_weight_bits: float | None
+) -> dict[str, int | tuple[int, ...]]:
+    """Return the parts by the names that :class:`MemoryParts` gives them, the peak left out."""
+    architecture, trained, workload = step.architecture, step.trained, step.workload
+    sizes, element_bytes = trained.sizes(architecture), workload.dtype_bytes
+    states = state_bytes(sizes, optimizer, element_bytes, mixed_precision=mixed_precision)
+    return {
+        "weights_bytes": _weights_bytes(architecture, trained, element_bytes, frozen_weight_bits),
+        "gradients_bytes": sum(sizes) * element_bytes,
+        "optimizer_bytes": states,
+        "layers_bytes": step.kept.layers_bytes,
+        "recomputed_bytes": max(step.kept.recomputed_bytes),
+        "outer_bytes": outer_bytes(architecture, trained, workload),
+        "logits_bytes": logits_bytes(architecture, workload),
+    }
+
+
+def _check(
+    batch_size: int, seq_len: int, dtype: str, mixed_precision: bool, attention: str
+) -> None:
+    for name, value in (("batch_size", batch_size), ("seq_len", seq_len)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    if attention not in ("sdpa", "eager"):
+        raise ValueError(f"attention={attention!r} must be 'sdpa' or 'eager'")
+    if mixed_precision and dtype_bytes(dtype) == 4:
+        raise ValueError(
+            f"mixed_precision=True keeps a float32 copy of 16-bit weights: dtype={dtype!r} "
+            "must be 'bfloat16' or 'float16'"
+        )
+
+
+def _weights_bytes(
+    architecture: Architecture, trained: Trained, element_bytes: int, bits: float | None
+) -> int:
+    """Bytes of all parameters, the blocks' linear weights at ``bits`` an element if given."""
+    n_parameters = architecture.n_parameters + trained.n_added()
+    if bits is None:
+        return n_parameters * element_bytes
+    weights = frozenset(f"{linear}.weight" for linear in LINEARS)
+    if any(weights & block.base for block in trained.blocks):
+        raise ValueError(
+            f"frozen_weight_bits={bits} is for weights that stay as they are, "
+            "but the method trains linear weights of the blocks"
+        )
+    block = architecture.block_parameters()
+    n_linear = architecture.n_layers * sum(block[name] for name in weights)
+    return round(n_linear * bits / 8) + (n_parameters - n_linear) * element_bytes

@@ -1,0 +1,86 @@
+"""What an optimizer keeps between steps."""
+
+from collections.abc import Callable, Iterable
+
+from course_utils.memory.parts import dtype_bytes
+
+# torch's Adam counts the steps of every tensor in a float32 of its own.
+_STEP_BYTES = 4
+_MIN_8BIT_SIZE, _BLOCK_SIZE = 4096, 256
+
+
+def _adamw(size: int, element_bytes: int) -> int:
+    return 2 * size * element_bytes + _STEP_BYTES
+
+
+def _adamw8bit(size: int, element_bytes: int) -> int:
+    if size < _MIN_8BIT_SIZE:
+        return 2 * size * 4
+    return 2 * (size + 4 * -(-size // _BLOCK_SIZE))
+
+
+_STATES: dict[str, Callable[[int, int], int]] = {
+    "adamw": _adamw,
+    "adamw8bit": _adamw8bit,
+    "sgd": lambda size, element_bytes: 0,
+    "sgd_momentum": lambda size, element_bytes: size * element_bytes,
+}
+
+
+def optimizer_names() -> tuple[str, ...]:
+    """Return the optimizers whose memory is known."""
+    return tuple(_STATES)
+
+
+def state_bytes(
+    sizes: Iterable[int], optimizer: str, element_bytes: int, *, mixed_precision: bool = False
+) -> int:
+    """Return what an optimizer keeps for tensors of these sizes.
+
+    - ``adamw``: mean and uncentred variance of the gradient, both in the weights' type (Kingma and
+      Ba, 2014, arXiv:1412.6980; Loshchilov and Hutter, 2017, arXiv:1711.05101).
+    - ``adamw8bit``: both in one byte, with a float32 scale for every 256 elements; tensors below
+      4,096 elements stay in float32 (Dettmers et al., 2021, arXiv:2110.02861, in bitsandbytes).
+    - ``sgd`` keeps nothing, ``sgd_momentum`` one velocity.
+
+    Mixed precision adds a float32 copy of the weights, to which updates too small for 16 bits are
+    added, and keeps the optimizer's own states in float32 (Micikevicius et al., 2017,
+    arXiv:1710.03740).
+
+    Args:
+        sizes: Elements of each trained tensor.
+        optimizer: One of :func:`optimizer_names`.
+        element_bytes: Bytes an element of the weights.
+        mixed_precision: Whether there is a float32 copy.
+
+    Raises:
+        ValueError: If the optimizer is unknown.
+    """
+    if optimizer not in _STATES:
+        raise ValueError(f"optimizer={optimizer!r} must be one of {', '.join(_STATES)}")
+    state = _STATES[optimizer]
+    if mixed_precision:
+        return sum(state(size, 4) + 4 * size for size in sizes)
+    return sum(state(size, element_bytes) for size in sizes)
+
+
+def bytes_per_parameter(
+    *, dtype: str = "float32", optimizer: str = "adamw", mixed_precision: bool = False
+) -> dict[str, float]:
+    """Return what each trained parameter costs before any activation, by purpose.
+
+    In mixed precision with Adam: 2 for the weight, 2 for its gradient, 4 for the float32 copy and 8
+    for the two moments, 16 in all (Rajbhandari et al., 2019, arXiv:1910.02054, section 3.1). Seven
+    billion parameters therefore take 112 GB where the weights alone take 14.
+
+    Raises:
+        ValueError: If the type or the optimizer is unknown.
+    """
+    element_bytes, many = dtype_bytes(dtype), 2**24
+    states = state_bytes([many], optimizer, 4 if mixed_precision else element_bytes)
+    return {
+        "weight": element_bytes,
+        "gradient": element_bytes,
+        "float32 copy": 4 if mixed_precision else 0,
+        "optimizer states": round(states / many, 3),
+    }
