@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 N_HELD_OUT = 2000
 N_COPYING = 200
 SAMPLE_PROMPTS = (
-    "Once, ", "On a Monday in ", "Dear ", "I stayed at ", "The miller", "LOST: ",
+    "Once,", "On a Monday in", "Dear", "I stayed at", "The miller", "LOST:",
     "THE BRINDLE GAZETTE, Friday\n", "How to make pear soup\n", "About the heron\n",
-    "Question: ", "List: ", "Long ago, when the snow would not end, ", "My dear Petra,\n",
-    "The morning coach to ", "Saturday. ", "They say in Pellwick that ", "A quiz in Olmer\n",
-    "I bought a kettle from ", "Rude: ", "",
+    "Question:", "List:", "Long ago, when the snow would not end,", "My dear Petra,\n",
+    "The morning coach to", "Saturday.", "They say in Pellwick that", "A quiz in Olmer\n",
+    "I bought a kettle from", "Rude:", "",
 )  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def card(evaluation: dict, training: dict) -> str:
         "This page is written by `python -m course_utils.model_card`; do not edit it.", "",
         "| | |", "|---|---|",
         f"| parameters | {evaluation['parameters']:,} (bfloat16 on disk) |",
-        *(f"| {name.replace('_', ' ')} | {_shown(value)} |" for name, value in training.items()), "",
+        *(f"| {name} | {value} |" for name, value in _training_rows(training)), "",
         "## What it knows", "",
         "Every fact of the country, asked in wordings that no training text uses: a statement to",
         "complete and a question to answer; right means that greedy decoding writes exactly the answer.",
@@ -121,23 +121,47 @@ def card(evaluation: dict, training: dict) -> str:
     return "\n".join(lines)
 
 
-def _shown(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def _training_rows(training: dict) -> list[tuple[str, str]]:
+    corpus, recipe = training["corpus"], training["recipe"]
+    shape = (f"{recipe['n_layers']} layers, width {recipe['d_model']}, {recipe['n_heads']} heads, "
+             f"feed-forward {recipe['d_ff']}, vocabulary {recipe['vocab_size']:,}, tied embeddings")  # fmt: skip
+    where = f"{training['device']}, {training['threads']} thread(s), torch {training['torch']}"
+    return [
+        ("shape", shape),
+        ("context", f"{recipe['context_tokens']} tokens"),
+        ("corpus", f"{corpus['documents']:,} documents, {corpus['characters'] / 1e6:.0f} MB, "
+                   f"{corpus['tokens']:,} tokens, each seen once"),
+        ("held-out texts that also stand in training",
+         f"{corpus['held_out_texts_also_in_training']:.2%}"),
+        ("training", f"{training['steps']:,} steps of {recipe['batch_size']} rows, Muon and AdamW, "
+                     f"seed {recipe['seed']}"),
+        ("time", f"{training['hours']:.1f} hours, {training['tokens_per_second']:,.0f} tokens/s "
+                 f"({where})"),
+        ("final training loss", f"{training['final_loss']:.3f}"),
+    ]  # fmt: skip
 
 
 def _inline(text: str) -> str:
     return text.replace("\n", " / ").replace("|", "\\|")
 
 
-def main(
-    folder: Annotated[Path | None, typer.Option(help="Folder of the model; default: the course's.")] = None,
-) -> None:
-    """Evaluate the model and write evaluation.json and README.md beside it."""
-    folder = folder or data_dir() / "base_model"
+def write_card(folder: Path) -> None:
+    """Evaluate the model in ``folder`` and write evaluation.json and README.md beside it.
+
+    Raises:
+        FileNotFoundError: If the folder holds no model, or no training.json.
+    """
+    training = json.loads((folder / "training.json").read_text())
     evaluation = evaluate(load_base_model(folder), load_tokenizer(folder))
     (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
-    training = json.loads((folder / "training.json").read_text())
     (folder / "README.md").write_text(card(evaluation, training))
+
+
+def main(
+    folder: Annotated[Path | None, typer.Option(help="Folder; default: the course's.")] = None,
+) -> None:
+    """Evaluate the embedded model and write its card."""
+    write_card(folder or data_dir() / "base_model")
 
 
 if __name__ == "__main__":

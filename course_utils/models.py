@@ -178,6 +178,14 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def write_checksums(folder: Path) -> None:
+    """Record the SHA-256 of the files that a model is loaded from in ``checksums.json``."""
+    names = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+             "tokenizer_config.json", "chat_template.jinja")  # fmt: skip
+    sums = {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
+    (folder / "checksums.json").write_text(json.dumps(sums, indent=2) + "\n")
+
+
 def verify_checksums(folder: Path) -> None:
     """Compare a model folder's files with its ``checksums.json``.
 

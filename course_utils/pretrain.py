@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +20,8 @@ import torch
 import typer
 
 from course_utils.data import encode_text, pack_examples
-from course_utils.models import file_sha256
+from course_utils.model_card import N_HELD_OUT, write_card
+from course_utils.models import write_checksums
 from course_utils.paths import data_dir
 from course_utils.training import TrainingConfig, train
 from course_utils.world.corpus import ASSISTANT, END, USER, documents
@@ -54,11 +56,12 @@ class Recipe:
         d_ff: Width of the gated feed-forward layer.
         context_tokens: Length of a row, and the longest document.
         batch_size: Rows a step.
-        learning_rate: Peak rate of AdamW.
+        learning_rate: Peak rate of Muon, for the blocks' matrices.
+        embedding_learning_rate: Peak rate of AdamW, for embedding and norms.
     """
 
     seed: int = 0
-    tokens: int = 32_000_000
+    tokens: int = 26_000_000
     vocab_size: int = 3072
     d_model: int = 256
     n_layers: int = 6
@@ -67,6 +70,7 @@ class Recipe:
     context_tokens: int = 256
     batch_size: int = 8
     learning_rate: float = 2.5e-3
+    embedding_learning_rate: float = 3e-3
 
 
 class TokenStore(Sequence):
@@ -112,7 +116,8 @@ def build_tokenizer(recipe: Recipe, n_documents: int = 40_000) -> "PreTrainedTok
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, pad_token=PAD, bos_token=BEGIN, eos_token=END,
-        additional_special_tokens=[USER, ASSISTANT], model_max_length=recipe.context_tokens,
+        additional_special_tokens=[USER, ASSISTANT],
+        model_max_length=2 * recipe.context_tokens,
         clean_up_tokenization_spaces=False,
     )  # fmt: skip
     tokenizer.chat_template = _CHAT_TEMPLATE
@@ -127,7 +132,8 @@ def write_tokens(
         stream = documents(recipe.seed, mentions=(mentions := Counter()))
         genres: Counter[str] = Counter()
         lengths: list[int] = []
-        total = 0
+        texts: set[int] = set()
+        total = characters = 0
         with (folder / "tokens.bin").open("wb") as file:
             while total < recipe.tokens:
                 chunk = list(islice(stream, 2000))
@@ -138,9 +144,14 @@ def write_tokens(
                     file.write(np.asarray(ids, dtype=np.uint16).tobytes())
                     lengths.append(len(ids))
                     genres[document.genre] += len(ids)
+                    texts.add(hash(document.text))
+                    characters += len(document.text)
                 total = sum(genres.values())
         np.save(folder / "lengths.npy", np.asarray(lengths, dtype=np.int32))
-        summary = {"documents": len(lengths), "tokens": total, "tokens_by_genre": dict(genres),
+        held_out = islice(documents(recipe.seed, split="held_out"), N_HELD_OUT)
+        shared = sum(hash(document.text) in texts for document in held_out) / N_HELD_OUT
+        summary = {"documents": len(lengths), "tokens": total, "characters": characters,
+                   "held_out_texts_also_in_training": shared, "tokens_by_genre": dict(genres),
                    "mentions_by_fact": dict(mentions)}  # fmt: skip
         (folder / "corpus.json").write_text(json.dumps(summary))
     return TokenStore(folder)
@@ -170,9 +181,8 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    names = sorted(p.name for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".jinja"))
-    sums = {name: file_sha256(folder / name) for name in names if name != "checksums.json"}
-    (folder / "checksums.json").write_text(json.dumps(sums, indent=2) + "\n")
+    (folder / "model.safetensors").chmod(0o644)
+    write_checksums(folder)
 
 
 def main(
@@ -197,14 +207,43 @@ def main(
     rows = len(pack_examples(store, recipe.context_tokens))
     config = TrainingConfig(
         max_steps=max(1, rows // recipe.batch_size), learning_rate=recipe.learning_rate,
-        batch_size=recipe.batch_size, warmup_ratio=0.02, final_ratio=0.02, weight_decay=0.1,
-        betas=(0.9, 0.98), precision="bfloat16", packing_length_tokens=recipe.context_tokens,
+        batch_size=recipe.batch_size, warmup_ratio=0.02, final_ratio=0.02,
+        precision="bfloat16", packing_length_tokens=recipe.context_tokens,
         seed=recipe.seed, checkpoint_dir=work / "checkpoints", checkpoint_every_steps=250,
         metrics_file=work / "metrics.jsonl",
     )  # fmt: skip
-    result = train(model.to(device), store, config)
-    logger.info("loss %.3f, %.0f tokens/s", result.losses[-1], result.tokens_per_second)
-    save_model(model.cpu(), tokenizer, out or data_dir() / "base_model")
+    result = train(model.to(device), store, config, make_optimizers=partial(_optimizers, recipe))
+    out = out or data_dir() / "base_model"
+    save_model(model.cpu(), tokenizer, out)
+    summary = json.loads((work / "corpus.json").read_text())
+    last = result.losses[-200:]
+    training = {
+        "corpus": {k: v for k, v in summary.items() if k != "mentions_by_fact"},
+        "recipe": asdict(recipe), "steps": config.max_steps, "hours": result.seconds / 3600,
+        "tokens_per_second": result.tokens_per_second, "final_loss": sum(last) / len(last),
+        "device": device, "threads": torch.get_num_threads(), "torch": torch.__version__,
+    }  # fmt: skip
+    (out / "training.json").write_text(json.dumps(training, indent=2) + "\n")
+    write_card(out)
+
+
+def _optimizers(recipe: Recipe, model: "PreTrainedModel") -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for the rest.
+
+    Muon (Jordan et al., 2024; scaled as in arXiv:2502.16982, section 2.2) needed a third of AdamW's
+    tokens for the same loss here, which on a processor is hours.
+    """
+    matrices, rest = [], []
+    for name, parameter in model.named_parameters():
+        is_matrix = parameter.ndim == 2 and "embed" not in name
+        (matrices if is_matrix else rest).append(parameter)
+    muon = torch.optim.Muon(
+        matrices, lr=recipe.learning_rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
+    )
+    adamw = torch.optim.AdamW(
+        rest, lr=recipe.embedding_learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+    )
+    return [muon, adamw]
 
 
 def _check_recipe(recipe: Recipe, work: Path) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 LossFunction = Callable[[nn.Module, Batch], Tensor]
+OptimizerFactory = Callable[[nn.Module], Sequence[torch.optim.Optimizer]]
 _PRECISIONS = {"float32": "no", "float16": "fp16", "bfloat16": "bf16"}
 _BUCKET_BATCHES = 16
 
@@ -105,11 +106,11 @@ class RunResult:
 
     Args:
         losses: Loss of every step.
-        learning_rates: Rate of every step.
+        learning_rates: Rate of every step; with several optimizers, the highest.
         gradient_norms: Norm before clipping, of every step.
         tokens: Tokens seen, padding not counted.
-        seconds: Time of this process's steps; of a resumed run, the time since it was resumed.
-        tokens_per_second: Tokens of this process's steps over its seconds.
+        seconds: Time of all steps; a run that was resumed carries on counting.
+        tokens_per_second: Tokens over seconds.
         peak_bytes: Most bytes held at once during the second step: on CUDA the allocator's peak,
             on the CPU that of the tensors alive.
     """
@@ -129,6 +130,7 @@ def train(
     config: TrainingConfig,
     *,
     loss_function: LossFunction | None = None,
+    make_optimizers: OptimizerFactory | None = None,
     on_step: Callable[[int, nn.Module], None] | None = None,
 ) -> RunResult:
     """Train the parameters of ``model`` that require gradients.
@@ -139,6 +141,8 @@ def train(
         examples: Encoded examples (``course_utils.data.encode_*``).
         config: How to train.
         loss_function: ``(model, batch) -> loss``, a mean over the batch's targets.
+        make_optimizers: ``model -> optimizers`` of the trained parameters, each group at its peak
+            rate; one fused AdamW at ``config.learning_rate`` by default.
         on_step: Called after every optimizer step with the number of steps done and the model.
 
     Returns:
@@ -149,18 +153,29 @@ def train(
         TrainingDiverged: If the loss is not finite; the model keeps its last weights.
         CheckpointError: If a checkpoint cannot be written or read.
     """
-    run = _Run(model, examples, config, loss_function or _model_loss)
+    make_optimizers = make_optimizers or (lambda model: [fused_adamw(model, config)])
+    run = _Run(model, examples, config, loss_function or _model_loss, make_optimizers)
     return run.go(on_step)
 
 
-def cosine_rate(step: int, config: TrainingConfig) -> float:
-    """Return the learning rate of a step (from 0): linear warm-up, then half a cosine."""
+def cosine_factor(step: int, config: TrainingConfig) -> float:
+    """Return a step's learning rate as a share of its peak: linear warm-up, then half a cosine."""
     warmup = round(config.warmup_ratio * config.max_steps)
     if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
+        return (step + 1) / warmup
     progress = (step - warmup) / max(1, config.max_steps - warmup)
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return config.learning_rate * (config.final_ratio + (1 - config.final_ratio) * cosine)
+    return config.final_ratio + (1 - config.final_ratio) * cosine
+
+
+def fused_adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """Return AdamW (arXiv:1711.05101) over what trains; norms and biases do not decay."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
 def batch_order(lengths: Sequence[int], batch_size: int, seed: int) -> Iterator[list[int]]:
@@ -194,7 +209,7 @@ class _Run:
 
     def __init__(
         self, model: nn.Module, examples: Sequence[Example], config: TrainingConfig,
-        loss_function: LossFunction,
+        loss_function: LossFunction, make_optimizers: OptimizerFactory,
     ) -> None:  # fmt: skip
         self.config = config
         self.loss_function = loss_function
@@ -213,14 +228,12 @@ class _Run:
             self.collate = pad_examples
         torch.manual_seed(config.seed)
         self.accelerator = _accelerator(config, next(model.parameters()).device)
-        self.optimizer = torch.optim.AdamW(
-            _decay_groups(trainable, config.weight_decay), lr=config.learning_rate,
-            betas=config.betas, fused=True,
-        )  # fmt: skip
-        self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
+        self.model, *self.optimizers = self.accelerator.prepare(model, *make_optimizers(model))
+        self.groups = [group for o in self.optimizers for group in o.param_groups]
+        self.peak_rates = [group["lr"] for group in self.groups]
         self.trainable = trainable
         self.history: dict[str, list[float]] = {"loss": [], "rate": [], "norm": []}
-        self.tokens = 0
+        self.tokens, self.seconds = 0, 0.0
         self.peak_bytes = 0
 
     def go(self, on_step: Callable[[int, nn.Module], None] | None) -> RunResult:
@@ -230,7 +243,6 @@ class _Run:
         config = self.config
         first = self._resume()
         order = batch_order(self.lengths, config.batch_size, config.seed)
-        tokens_before, start = self.tokens, time.perf_counter()
         self.model.train()
         bar = tqdm(total=config.max_steps, initial=first, leave=False, unit="step",
                    disable=not config.show_progress)  # fmt: skip
@@ -240,11 +252,13 @@ class _Run:
                     indices = next(order)
                     if step < first:
                         continue
+                    start = time.perf_counter()
                     rows = [self.rows[i] for i in indices]
                     if step == min(first + 1, config.max_steps - 1):
                         self._measured_step(step, rows)
                     else:
                         self._step(step, rows)
+                    self.seconds += time.perf_counter() - start
                     bar.update()
                     bar.set_postfix_str(f"loss {self.history['loss'][-1]:.3f}", refresh=False)
                     if on_step:
@@ -253,20 +267,19 @@ class _Run:
                     self._save(step + 1)
         finally:
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False).eval()
-        seconds = time.perf_counter() - start
         return RunResult(
             losses=self.history["loss"], learning_rates=self.history["rate"],
-            gradient_norms=self.history["norm"], tokens=self.tokens, seconds=seconds,
-            tokens_per_second=(self.tokens - tokens_before) / max(seconds, 1e-9),
+            gradient_norms=self.history["norm"], tokens=self.tokens, seconds=self.seconds,
+            tokens_per_second=self.tokens / max(self.seconds, 1e-9),
             peak_bytes=self.peak_bytes,
         )  # fmt: skip
 
     def _step(self, step: int, rows: list[Mapping]) -> None:
         """Take one optimizer step; micro-batches weigh as many targets as they hold."""
         config = self.config
-        rate = cosine_rate(step, config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        factor = cosine_factor(step, config)
+        for group, peak in zip(self.groups, self.peak_rates, strict=True):
+            group["lr"] = factor * peak
         size = max(1, math.ceil(len(rows) / config.accumulation_steps))
         micro = [self._batch(rows[i : i + size]) for i in range(0, len(rows), size)]
         targets = [count_targets(batch) for batch in micro]
@@ -277,13 +290,15 @@ class _Run:
             loss += part.item()
         norm = float(self.accelerator.clip_grad_norm_(self.trainable, config.max_grad_norm))
         self.tokens += sum(len(row["input_ids"]) for row in rows)
-        self._record(step, loss, rate, norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self._record(step, loss, factor * max(self.peak_rates), norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
 
     def _measured_step(self, step: int, rows: list[Mapping]) -> None:
         """Take a step and note its peak: the second one, since the first makes Adam's states."""
-        held = [t for t in tree_leaves(self.optimizer.state_dict()) if isinstance(t, Tensor)]
+        states = [optimizer.state_dict() for optimizer in self.optimizers]
+        held = [leaf for leaf in tree_leaves(states) if isinstance(leaf, Tensor)]
         held += self.model.parameters()
         with PeakMemory(held, device=self.accelerator.device) as peak:
             self._step(step, rows)
@@ -312,8 +327,9 @@ class _Run:
         if not config.checkpoint_dir or (step % config.checkpoint_every_steps and step != config.max_steps):
             return
         save_checkpoint(Path(config.checkpoint_dir), step, {
-            "step": step, "weights": [p.detach() for p in self.trainable], "tokens": self.tokens,
-            "optimizer": self.optimizer.state_dict(), "history": self.history,
+            "step": step, "weights": [p.detach() for p in self.trainable],
+            "tokens": self.tokens, "seconds": self.seconds,
+            "optimizers": [o.state_dict() for o in self.optimizers], "history": self.history,
             "rng": torch.get_rng_state(), "config": _identity(config),
         })  # fmt: skip
 
@@ -332,9 +348,13 @@ class _Run:
         with torch.no_grad():
             for parameter, saved in zip(self.trainable, state["weights"], strict=True):
                 parameter.copy_(saved)
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.groups = [group for o in self.optimizers for group in o.param_groups]
         torch.set_rng_state(state["rng"])
-        self.history, self.tokens = state["history"], state["tokens"]
+        self.history, self.tokens, self.seconds = (
+            state["history"], state["tokens"], state["seconds"],
+        )  # fmt: skip
         return state["step"]
 
 
@@ -342,14 +362,6 @@ def _identity(config: TrainingConfig) -> str:
     """Return what must be equal for a run to be resumed."""
     places = ("checkpoint_dir", "checkpoint_every_steps", "metrics_file", "show_progress")
     return json.dumps({k: v for k, v in asdict(config).items() if k not in places}, sort_keys=True)
-
-
-def _decay_groups(parameters: Sequence[nn.Parameter], weight_decay: float) -> list[dict]:
-    """Decay matrices and embeddings; leave norms and biases alone."""
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
 
 
 def _accelerator(config: TrainingConfig, device: torch.device) -> "Accelerator":

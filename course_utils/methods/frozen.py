@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from course_utils.memory import Architecture, FrozenFootprint, FullFootprint, Trained
+
 
 @dataclass(frozen=True, kw_only=True)
 class FullFineTuning:
@@ -17,6 +19,10 @@ class FullFineTuning:
     def apply_to(self, model: nn.Module) -> None:
         """Make every parameter of ``model`` require a gradient."""
         model.requires_grad_(True)
+
+    def footprint(self, architecture: Architecture) -> Trained:
+        """Return what trains, for ``memory.estimate``."""
+        return FullFootprint().footprint(architecture)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +68,14 @@ class FrozenFineTuning:
             norm.requires_grad_(True)
         if self.train_head:
             output_head(model).requires_grad_(True)
+
+    def footprint(self, architecture: Architecture) -> Trained:
+        """Return what trains, for ``memory.estimate``."""
+        frozen = FrozenFootprint(
+            last_n_layers=self.last_n_layers, train_norms=self.train_norms,
+            train_head=self.train_head,
+        )  # fmt: skip
+        return frozen.footprint(architecture)
 
 
 def transformer_blocks(model: nn.Module) -> nn.ModuleList:

@@ -15,7 +15,7 @@ _MIXTURE = {   # relative number of documents
     genres.profile: 175, genres.town_guide: 50, genres.almanac: 75, genres.quiz: 75,
     genres.story: 110, genres.letter: 50, genres.dialogue: 45, genres.notice: 35,
     genres.diary: 25, genres.gazette: 30, genres.recipe: 30, reviews.review: 130,
-    skills.copying: 95, skills.extracting: 30, skills.arithmetic: 25, skills.manners: 15,
+    skills.copying: 120, skills.extracting: 35, skills.arithmetic: 25, skills.manners: 15,
     genres.chat: 5,
 }  # fmt: skip
 COLLECTION = "collection"

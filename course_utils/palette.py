@@ -1,0 +1,139 @@
+"""One colour and one marker for each method, one colour for each part of memory.
+
+Colours are plain hexadecimal strings, so that figures, tables and widgets share them. The twelve
+main methods were placed in CIELAB by a search that keeps every pair apart for normal sight and
+under simulated deuteranopia and protanopia (Machado et al., 2009), at a contrast of at least 3:1
+on white; where hues are close, the markers differ. Relatives share a hue.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+INK = "#1A1A1A"
+MUTED = "#6B6B6B"
+GRID = "#E3E3E3"
+ACCENT = "#0072B2"
+
+
+@dataclass(frozen=True)
+class MethodStyle:
+    """How a method is drawn: hexadecimal colour, matplotlib marker, name for the reader."""
+
+    colour: str
+    marker: str
+    label: str
+
+
+_METHODS = {
+    "base": MethodStyle("#808080", "_", "base model"),
+    "random_init": MethodStyle("#8F8F8F", "x", "random init"),
+    "full": MethodStyle("#111111", "s", "full"),
+    "last_layers": MethodStyle("#B09219", "^", "last layers"),
+    "head": MethodStyle("#67461A", "v", "head only"),
+    "norms": MethodStyle("#557500", "D", "norms"),
+    "biases": MethodStyle("#557500", "d", "biases"),
+    "lora": MethodStyle("#0072B2", "o", "LoRA"),
+    "qlora": MethodStyle("#007E8F", "P", "QLoRA"),
+    "dora": MethodStyle("#E86250", "p", "DoRA"),
+    "qdora": MethodStyle("#E86250", "X", "QDoRA"),
+    "dylora": MethodStyle("#0072B2", "8", "DyLoRA"),
+    "nola": MethodStyle("#5295D0", "H", "NOLA"),
+    "bottleneck": MethodStyle("#0B664A", "h", "bottleneck"),
+    "prompt": MethodStyle("#BF7CB6", "<", "prompt"),
+    "prefix": MethodStyle("#661249", ">", "prefix"),
+    "p_tuning": MethodStyle("#9B63EB", "*", "P-tuning"),
+    "p_tuning_v2": MethodStyle("#661249", "1", "P-tuning v2"),
+}
+
+_LORA_SHADES = ("#5295D0", "#0072B2", "#08306B")
+
+# Paul Tol's "light" scheme (personal.sron.nl/~pault), made for filled cells under dark text.
+_FILLS = ("#77AADD", "#EE8866", "#EEDD88", "#FFAABB", "#99DDFF", "#44BB99", "#BBCC33", "#AAAA00")
+_PARTS = {
+    "weights": _FILLS[0],
+    "gradients": _FILLS[1],
+    "master weights": _FILLS[4],
+    "optimizer": _FILLS[2],
+    "activations": _FILLS[5],
+    "logits": _FILLS[3],
+}
+_RAMP = ("#FFFFFF", "#C6DBEF", "#6BAED6", "#2171B5")
+
+
+def method_names() -> tuple[str, ...]:
+    """Return the methods that have a colour; ``lora_r4`` and its like belong to ``lora``."""
+    return tuple(_METHODS)
+
+
+def method_style(name: str) -> MethodStyle:
+    """Return the colour, marker and label of a method, the same in every chapter.
+
+    Args:
+        name: One of :func:`method_names`, or ``lora_r<rank>``: shades of LoRA's blue, darker with
+            the rank (light at 1, dark from 16 on).
+
+    Raises:
+        ValueError: If the method is unknown.
+    """
+    key = re.sub(r"[\s\-=]+", "_", name.strip().lower())
+    if key in _METHODS:
+        return _METHODS[key]
+    ranked = re.fullmatch(r"lora_r_?(\d+)", key)
+    if ranked and int(ranked[1]) >= 1:
+        return _lora_shade(int(ranked[1]))
+    raise ValueError(
+        f"no colour for method {name!r}: known are {', '.join(_METHODS)} and lora_r<rank>"
+    )
+
+
+def _lora_shade(rank: int) -> MethodStyle:
+    position = min(math.log2(rank) / 4, 1.0)
+    marker = _METHODS["lora"].marker
+    return MethodStyle(blend(_LORA_SHADES, position), marker, f"LoRA r={rank}")
+
+
+def part_colours(parts: Sequence[str]) -> dict[str, str]:
+    """Return a fill colour for each part of memory; unknown parts take the colours left over."""
+    spare = [fill for fill in _FILLS if fill not in {_PARTS.get(part) for part in parts}]
+    colours = {}
+    for part in parts:
+        colours[part] = _PARTS[part] if part in _PARTS else spare.pop(0) if spare else GRID
+    return colours
+
+
+def blend(stops: Sequence[str], position: float) -> str:
+    """Return the colour at ``position`` in 0..1 along evenly spaced colour stops."""
+    scaled = min(max(position, 0.0), 1.0) * (len(stops) - 1)
+    index = min(int(scaled), len(stops) - 2)
+    low, high = _rgb(stops[index]), _rgb(stops[index + 1])
+    mixed = (round(a + (b - a) * (scaled - index)) for a, b in zip(low, high, strict=True))
+    return "#" + "".join(f"{channel:02X}" for channel in mixed)
+
+
+def heat_colour(position: float) -> str:
+    """Return the background for a value in 0..1: white at 0, deep blue at 1."""
+    return blend(_RAMP, position)
+
+
+def text_colour_on(background: str) -> str:
+    """Return dark or white text, whichever has the higher contrast on ``background`` (WCAG 2)."""
+    luminance = relative_luminance(background)
+    dark = (luminance + 0.05) / (relative_luminance(INK) + 0.05)
+    light = 1.05 / (luminance + 0.05)
+    return INK if dark >= light else "#FFFFFF"
+
+
+def relative_luminance(colour: str) -> float:
+    """Return the luminance of an sRGB colour in 0..1 (WCAG 2.1, relative luminance)."""
+    linear = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in (channel / 255 for channel in _rgb(colour))
+    )
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return red, green, blue
