@@ -57,25 +57,61 @@ def load_base_model(
             if the model brings its own code, or if an argument is out of range.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    if num_labels is not None and num_labels < 1:
-        raise ValueError(f"num_labels={num_labels} must be at least 1")
+    auto_class, head = _choose_class(num_labels)
     dtype = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype={dtype!r} must be a torch dtype, such as float32 or bfloat16")
     name, revision, device = _resolve(source)
-    loader, options = AutoModelForCausalLM, {"dtype": dtype or torch.float32}
-    if num_labels is not None:
-        loader, options = AutoModelForSequenceClassification, options | {"num_labels": num_labels}
     model, info = _load(
-        loader.from_pretrained, name, revision, use_safetensors=True, output_loading_info=True,
-        ignore_mismatched_sizes=True, **options,
+        auto_class.from_pretrained, name, revision, use_safetensors=True, output_loading_info=True,
+        ignore_mismatched_sizes=True, dtype=dtype or torch.float32, **head,
     )  # fmt: skip
     _check_weights(name, model, info, has_new_head=num_labels is not None)
-    if num_labels is not None and model.config.pad_token_id is None:
-        model.config.pad_token_id = _load_tokenizer(name, revision).pad_token_id
+    if num_labels is not None:
+        _set_padding(model, name, revision)
     return model.to(device)
+
+
+def build_random_model(
+    source: Source = None, *, num_labels: int | None = None
+) -> "PreTrainedModel":
+    """Build the architecture of ``source`` with fresh weights: what pretraining is worth.
+
+    Args:
+        source: A profile, a local folder or a Hub id; the current profile's model by default.
+        num_labels: With a number, a sequence classifier with so many outputs.
+
+    Returns:
+        A float32 model whose weights follow from torch's current seed, in evaluation mode.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    auto_class, head = _choose_class(num_labels)
+    name, revision, device = _resolve(source)
+    config = _load(AutoConfig.from_pretrained, name, revision, **head)
+    model = auto_class.from_config(config, dtype=torch.float32)
+    if num_labels is not None:
+        _set_padding(model, name, revision)
+    return model.eval().to(device)
+
+
+def _choose_class(num_labels: int | None) -> tuple[Any, dict[str, int]]:
+    """Return transformers' class for a language model or a classifier, and the head's options."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    if num_labels is None:
+        return AutoModelForCausalLM, {}
+    if num_labels < 1:
+        raise ValueError(f"num_labels={num_labels} must be at least 1")
+    return AutoModelForSequenceClassification, {"num_labels": num_labels}
+
+
+def _set_padding(model: Any, name: str, revision: str | None) -> None:  # noqa: ANN401
+    """Tell a classifier which token is padding: it reads the last token that is not."""
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = _load_tokenizer(name, revision).pad_token_id
 
 
 def load_tokenizer(source: Source = None) -> "PreTrainedTokenizerBase":

@@ -30,7 +30,17 @@ LAYERS = (
     ("compare", "evaluation", "intervals"),
     ("palette", "widgets", "plotting", "display"),
     ("quiz", "exercises"),
-    ("pretrain", "doctor", "notebooks", "execution", "run_records", "runs", "lab", "cli"),
+    (
+        "pretrain",
+        "model_card",
+        "doctor",
+        "notebooks",
+        "execution",
+        "run_records",
+        "runs",
+        "lab",
+        "cli",
+    ),
 )
 # Units that may import less than their place allows.
 ALLOWED = {

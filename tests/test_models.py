@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
+from logging import INFO, Handler
 from pathlib import Path
 
 import pytest
@@ -10,17 +12,23 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from course_utils import models
-from course_utils.models import load_base_model, load_tokenizer, verify_checksums
+from course_utils.models import (
+    build_random_model,
+    load_base_model,
+    load_tokenizer,
+    verify_checksums,
+    write_checksums,
+)
 from course_utils.profiles import current_profile
 from tests.tiny_models import (
     ARCHITECTURES,
     SPECIAL_TOKENS,
     add_own_code,
     change_config,
-    write_checksums,
     write_hostile_pickle,
     write_tiny_model,
 )
@@ -127,19 +135,39 @@ def test_weights_saved_in_half_precision_come_in_float32(folder):
     assert {p.dtype for p in load_base_model(folder).parameters()} == {torch.float32}
 
 
-def test_loading_says_nothing_and_leaves_the_folder_and_the_settings_alone(folder, capfd):
+@pytest.fixture
+def remarks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Return what transformers logs and the bars it draws, with all of its messages allowed."""
+    seen: list[str] = []
+    handler = Handler()
+    handler.emit = lambda record: seen.append(record.getMessage())
+    monkeypatch.setattr("tqdm.auto.tqdm.display", lambda bar, *args, **kwargs: seen.append("bar"))
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_info()
+    logging.add_handler(handler)
+    yield seen
+    logging.remove_handler(handler)
+    logging.set_verbosity(verbosity)
+
+
+def test_loading_says_nothing_and_leaves_the_folder_and_the_settings_alone(folder, remarks):
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     load_base_model(folder)
     load_base_model(folder, num_labels=2)
     load_tokenizer(folder)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
     change_config(folder, num_hidden_layers=3)
     with pytest.raises(ValueError, match="do not fit"):
         load_base_model(folder)
-    assert capfd.readouterr() == ("", "")
-    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (verbosity, has_bars)
-    after = {path: path.read_bytes() for path in folder.iterdir()}
-    assert before | {folder / "config.json": after[folder / "config.json"]} == after
+    assert remarks == []
+    assert logging.get_verbosity() == INFO
+    assert logging.is_progress_bar_enabled()
+
+
+def test_transformers_itself_would_say_something(folder, remarks):
+    AutoModelForSequenceClassification.from_pretrained(folder)
+    assert "bar" in remarks
+    assert any("LOAD REPORT" in remark for remark in remarks)
 
 
 # Tokenizers
@@ -210,13 +238,56 @@ def test_a_padding_token_in_the_config_is_kept(folder):
     assert load_base_model(folder, num_labels=2).config.pad_token_id == 7
 
 
+# Random weights
+
+
+@pytest.mark.parametrize("num_labels", [None, 3])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_random_model_has_the_shape_of_the_trained_one_and_nothing_it_learned(
+    tmp_path, architecture, num_labels
+):
+    write_tiny_model(tmp_path, architecture, seed=5)
+    change_config(tmp_path, dtype="bfloat16")
+    torch.manual_seed(0)
+    trained = load_base_model(tmp_path, num_labels=num_labels)
+    random = build_random_model(tmp_path, num_labels=num_labels)
+    assert type(random) is type(trained)
+    assert random.training == trained.training
+    assert random.config.pad_token_id == trained.config.pad_token_id
+    state = trained.state_dict()
+    assert random.state_dict().keys() == state.keys()
+    for key, value in random.state_dict().items():
+        assert (value.shape, value.dtype) == (state[key].shape, torch.float32)
+        assert torch.equal(value, state[key]) == key.endswith("norm.weight")  # ones in both
+
+
+def test_the_seed_decides_a_random_model(folder):
+    def embedding(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return build_random_model(folder).get_input_embeddings().weight
+
+    assert torch.equal(embedding(0), embedding(0))
+    assert not torch.equal(embedding(0), embedding(1))
+
+
+def test_a_random_model_needs_no_weights_and_runs_no_code(folder, tmp_path):
+    (folder / "model.safetensors").unlink()
+    assert build_random_model(folder).config.vocab_size == 320
+    add_own_code(folder, model_type="gizmo", touches=tmp_path / "ran")
+    assert_raises_one_sentence(
+        ValueError, "its own code", call=lambda: build_random_model(folder), at=folder
+    )
+    assert not (tmp_path / "ran").exists()
+
+
 # Arguments
 
 
+@pytest.mark.parametrize("load", [load_base_model, build_random_model])
 @pytest.mark.parametrize("num_labels", [0, -1])
-def test_a_head_needs_a_label(folder, num_labels):
+def test_a_head_needs_a_label(folder, load, num_labels):
     with pytest.raises(ValueError, match=f"num_labels={num_labels} must be at least 1"):
-        load_base_model(folder, num_labels=num_labels)
+        load(folder, num_labels=num_labels)
 
 
 @pytest.mark.parametrize("dtype", ["banana", "nn", "", 16])
@@ -290,6 +361,11 @@ def test_one_changed_bit_anywhere_is_noticed(folder, data):
 def test_a_missing_file_of_the_embedded_model_is_one_sentence(embedded, name):
     (embedded / name).unlink()
     assert_raises_one_sentence(FileNotFoundError, "fetch the course again", call=load_base_model)
+
+
+def test_the_recorded_checksums_cover_every_file_that_is_loaded(untouched_folder):
+    recorded = json.loads((untouched_folder / "checksums.json").read_text())
+    assert set(recorded) == {file.name for file in untouched_folder.iterdir()} - {"checksums.json"}
 
 
 def test_an_embedded_model_that_was_never_built_says_how(embedded):

@@ -13,8 +13,6 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from course_utils.models import file_sha256
-
 ARCHITECTURES = {
     "llama": (LlamaConfig, LlamaForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
@@ -58,13 +56,6 @@ def write_tiny_model(
         torch.manual_seed(seed)
         model_class(config).save_pretrained(folder)
     return folder
-
-
-def write_checksums(folder: Path) -> None:
-    """Write ``checksums.json``, as the embedded model's folder has it."""
-    names = ("config.json", "model.safetensors", "tokenizer.json")
-    checksums = {name: file_sha256(folder / name) for name in names}
-    (folder / "checksums.json").write_text(json.dumps(checksums))
 
 
 def change_config(folder: Path, **changes: object) -> None:
