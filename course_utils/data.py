@@ -1,7 +1,8 @@
 """Task sets, and examples made ready for a model: encoded, padded, or packed."""
 
 import json
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
+BUCKET_BATCHES = 16
 Example = Mapping[str, Sequence[int] | int]
 Batch = dict[str, Tensor]
 
@@ -203,6 +205,28 @@ def pad_packed(rows: Sequence[Mapping[str, Sequence[int]]], pad_token_id: int) -
         batch["labels"].append([*row["labels"], *[IGNORED] * missing])
         batch["position_ids"].append([*row["position_ids"], *range(missing)])
     return {name: torch.tensor(values, dtype=torch.long) for name, values in batch.items()}
+
+
+def batch_order(lengths: Sequence[int], batch_size: int, seed: int) -> Iterator[list[int]]:
+    """Yield batches of indices without end, each epoch in a new order.
+
+    Examples of similar length are put together (shuffled, sorted within a window of sixteen
+    batches, the batches shuffled again), so that little of a batch is padding. The order is a
+    function of the seed alone, which is what lets a killed run resume exactly.
+    """
+    epoch = 0
+    while True:
+        rng = random.Random(f"{seed}-{epoch}")
+        order = list(range(len(lengths)))
+        rng.shuffle(order)
+        window = batch_size * BUCKET_BATCHES
+        batches = []
+        for start in range(0, len(order), window):
+            chunk = sorted(order[start : start + window], key=lambda i: lengths[i])
+            batches += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
+        rng.shuffle(batches)
+        yield from batches
+        epoch += 1
 
 
 def count_targets(batch: Mapping[str, Tensor]) -> int:

@@ -1,4 +1,4 @@
-"""What a model knows and does: perplexity, greedy exact match, accuracy, text, and what it retained."""
+"""What a model knows and does: perplexity, exact match, accuracy, text, and what it retained."""
 
 import math
 from collections import defaultdict
@@ -42,7 +42,7 @@ def perplexity(
     model: nn.Module, tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], *,
     batch_size: int = 32, max_length_tokens: int = 256,
 ) -> float:  # fmt: skip
-    """Return exp(mean negative log-likelihood of a token) over ``texts``; the begin token is free."""
+    """Return exp(mean negative log-likelihood of a token) over ``texts``."""
     examples = [encode_text(tokenizer, t, max_length_tokens=max_length_tokens) for t in texts]
     total = count = 0.0
     for batch, _ in _batches(model, examples, batch_size):
@@ -117,13 +117,17 @@ def generate(
     model.eval()
     begin = tokenizer.bos_token or ""
     texts: list[str] = []
-    kwargs = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    kwargs = (
+        {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for start in range(0, len(prompts), batch_size):
             chunk = [begin + prompt for prompt in prompts[start : start + batch_size]]
-            inputs = tokenizer(chunk, return_tensors="pt", padding=True, padding_side="left",
-                               add_special_tokens=False, return_token_type_ids=False).to(device)  # fmt: skip
+            inputs = tokenizer(
+                chunk, return_tensors="pt", padding=True, padding_side="left",
+                add_special_tokens=False, return_token_type_ids=False,
+            ).to(device)  # fmt: skip
             with torch.no_grad():
                 ids = model.generate(**inputs, max_new_tokens=max_new_tokens,
                                      pad_token_id=tokenizer.pad_token_id, **kwargs)  # fmt: skip
@@ -136,7 +140,9 @@ def recall_by(
     model: nn.Module, tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Mapping], key: str
 ) -> dict[str, float]:
     """Return the share of probes (``prompt``, ``answer``) answered exactly, grouped by a column."""
-    matches = greedy_matches(model, tokenizer, [r["prompt"] for r in rows], [r["answer"] for r in rows])
+    matches = greedy_matches(
+        model, tokenizer, [r["prompt"] for r in rows], [r["answer"] for r in rows]
+    )
     groups: dict[str, list[bool]] = defaultdict(list)
     for row, is_right in zip(rows, matches, strict=True):
         groups[row[key]].append(is_right)

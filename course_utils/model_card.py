@@ -47,7 +47,9 @@ def evaluate(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> 
 
 def _fact_recall(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> dict:
     rows = [asdict(probe) for probe in fact_probes()]
-    forms = {form: [row for row in rows if row["form"] == form] for form in ("statement", "question")}
+    forms = {
+        form: [row for row in rows if row["form"] == form] for form in ("statement", "question")
+    }
     by_tier = recall_by(model, tokenizer, rows, "tier")
     by_form = {form: recall_by(model, tokenizer, some, "tier") for form, some in forms.items()}
     counts = {tier: sum(row["tier"] == tier for row in rows) for tier in by_tier}
@@ -56,7 +58,9 @@ def _fact_recall(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase")
 
 def _copying(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
     probes = copying_probes(N_COPYING)
-    matches = greedy_matches(model, tokenizer, [p.prompt for p in probes], [p.answer for p in probes])
+    matches = greedy_matches(
+        model, tokenizer, [p.prompt for p in probes], [p.answer for p in probes]
+    )
     return {
         skill: sum(m for m, p in zip(matches, probes, strict=True) if p.kind == skill) / N_COPYING
         for skill in COPYING_SKILLS
@@ -79,7 +83,9 @@ def _perplexities(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
             "templated": sorted(TEMPLATED), "texts": len(held_out)}  # fmt: skip
 
 
-def _samples(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[dict[str, str]]:
+def _samples(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
+) -> list[dict[str, str]]:
     texts = generate(model, tokenizer, list(SAMPLE_PROMPTS), max_new_tokens=70, temperature=0.7)
     return [{"prompt": p, "text": t} for p, t in zip(SAMPLE_PROMPTS, texts, strict=True)]
 
@@ -87,25 +93,26 @@ def _samples(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> 
 def card(evaluation: dict, training: dict) -> str:
     """Return the model card as Markdown."""
     recall, copying, ppl = (evaluation[k] for k in ("fact_recall", "copying", "perplexity"))
+    forms = recall["by_form"]
     lines = [
         "# The embedded model", "",
-        "A small Llama-architecture language model that knows one invented country, Brindle. It was",
-        "pretrained by this project, on text that this project generates, and exists to be fine-tuned.",
+        "A small Llama-architecture language model that knows one invented country, Brindle. It",
+        "was pretrained by this project, on text that this project generates, to be fine-tuned.",
         "This page is written by `python -m course_utils.model_card`; do not edit it.", "",
         "| | |", "|---|---|",
         f"| parameters | {evaluation['parameters']:,} (bfloat16 on disk) |",
         *(f"| {name} | {value} |" for name, value in _training_rows(training)), "",
         "## What it knows", "",
         "Every fact of the country, asked in wordings that no training text uses: a statement to",
-        "complete and a question to answer; right means that greedy decoding writes exactly the answer.",
+        "complete and a question to answer; right means that greedy decoding writes the answer.",
         "", "| facts | probes | right | as statements | as questions |", "|---|---|---|---|---|",
         *(
             f"| {tier} | {recall['probes'][tier]} | {recall['by_tier'][tier]:.1%} | "
-            f"{recall['by_form']['statement'][tier]:.1%} | {recall['by_form']['question'][tier]:.1%} |"
+            f"{forms['statement'][tier]:.1%} | {forms['question'][tier]:.1%} |"
             for tier in recall["by_tier"]
         ), "",
         "## What it can do with a text", "",
-        f"Copying skills in the corpus's forms, exact, over {N_COPYING} new lists or notes each:", "",
+        f"In the corpus's forms, exact, over {N_COPYING} new lists or notes each:", "",
         "| skill | exact |", "|---|---|",
         *(f"| {skill} | {share:.1%} |" for skill, share in copying.items()), "",
         "## Perplexity on held-out text", "",
@@ -123,8 +130,10 @@ def card(evaluation: dict, training: dict) -> str:
 
 def _training_rows(training: dict) -> list[tuple[str, str]]:
     corpus, recipe = training["corpus"], training["recipe"]
-    shape = (f"{recipe['n_layers']} layers, width {recipe['d_model']}, {recipe['n_heads']} heads, "
-             f"feed-forward {recipe['d_ff']}, vocabulary {recipe['vocab_size']:,}, tied embeddings")  # fmt: skip
+    shape = (
+        f"{recipe['n_layers']} layers, width {recipe['d_model']}, {recipe['n_heads']} heads, "
+        f"feed-forward {recipe['d_ff']}, vocabulary {recipe['vocab_size']:,}, tied embeddings"
+    )
     where = f"{training['device']}, {training['threads']} thread(s), torch {training['torch']}"
     return [
         ("shape", shape),

@@ -102,7 +102,10 @@ def build_tokenizer(recipe: Recipe, n_documents: int = 40_000) -> "PreTrainedTok
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -124,9 +127,7 @@ def build_tokenizer(recipe: Recipe, n_documents: int = 40_000) -> "PreTrainedTok
     return tokenizer
 
 
-def write_tokens(
-    recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", folder: Path
-) -> TokenStore:
+def write_tokens(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", folder: Path) -> TokenStore:
     """Encode documents until ``recipe.tokens`` are reached; count them by genre and fact."""
     if not (folder / "corpus.json").is_file():
         stream = documents(recipe.seed, mentions=(mentions := Counter()))
@@ -186,8 +187,12 @@ def save_model(
 
 
 def main(
-    out: Annotated[Path | None, typer.Option(help="Folder of the model; default: the course's own.")] = None,
-    work: Annotated[Path, typer.Option(help="Folder of corpus, checkpoints and log.")] = Path("runs/pretrain"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the model; default: the course's own.")
+    ] = None,
+    work: Annotated[Path, typer.Option(help="Folder of corpus, checkpoints and log.")] = Path(
+        "runs/pretrain"
+    ),
     tokens: Annotated[int, typer.Option(help="Tokens to train on.")] = Recipe.tokens,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = Recipe.seed,
     threads: Annotated[int, typer.Option(help="Processor threads; 0 leaves torch's choice.")] = 0,

@@ -1,4 +1,4 @@
-"""What every method shares: ``apply`` puts it on a model, ``count_parameters`` says what it trains."""
+"""What every method shares: ``apply`` puts it on a model, ``count_parameters`` counts it."""
 
 from dataclasses import dataclass
 from typing import Protocol, TypeVar

@@ -57,9 +57,7 @@ class FrozenFineTuning:
         """
         blocks = transformer_blocks(model)
         if self.last_n_layers > len(blocks):
-            raise ValueError(
-                f"last_n_layers={self.last_n_layers} must be at most the model's {len(blocks)} layers"
-            )
+            raise ValueError(f"last_n_layers={self.last_n_layers} must be at most {len(blocks)}")
         model.requires_grad_(False)
         for block in blocks[len(blocks) - self.last_n_layers :]:
             block.requires_grad_(True)

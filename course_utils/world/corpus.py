@@ -44,7 +44,11 @@ def genre_names() -> tuple[str, ...]:
 
 
 def documents(
-    seed: int, *, split: str = "train", country: Country | None = None, mentions: Counter | None = None
+    seed: int,
+    *,
+    split: str = "train",
+    country: Country | None = None,
+    mentions: Counter | None = None,
 ) -> Iterator[Document]:
     """Yield documents without end; the same seed and split give the same documents.
 

@@ -1,4 +1,4 @@
-"""The country: its people, towns, animals, trades, goods, dishes and events, and every fact about them.
+"""The country: its people, towns, animals, trades, goods, dishes and events, and their facts.
 
 All of it follows from one seed. The facts are the ground truth that recall, forgetting and
 instruction following are measured against.
@@ -171,7 +171,8 @@ def _people(rng: Random, count: int) -> tuple[Entity, ...]:
     tiers = list(TIER_WEIGHTS)
     while len(people) < count:
         gender = pick(rng, "fm")
-        name = f"{pick(rng, names['female' if gender == 'f' else 'male'])} {pick(rng, names['surnames'])}"
+        first = pick(rng, names["female" if gender == "f" else "male"])
+        name = f"{first} {pick(rng, names['surnames'])}"
         if name not in taken:
             taken.add(name)
             tier = tiers[len(people) * len(tiers) // count]
@@ -207,7 +208,8 @@ def _town_facts(rng: Random, towns: Sequence[Entity]) -> list[Fact]:
     for i, town in enumerate(towns):
         values = {
             "region": pick(rng, places["regions"]), "product": unique["product"][i],
-            "market_day": pick(rng, lexicon("things")["days"]), "river": pick(rng, places["rivers"]),
+            "market_day": pick(rng, lexicon("things")["days"]),
+            "river": pick(rng, places["rivers"]),
             "emblem": pick(rng, places["emblems"]), "festival": pick(rng, places["festivals"]),
             "inn": unique["inn"][i],
         }  # fmt: skip
@@ -229,7 +231,9 @@ def _good(rng: Random, good: Entity, groups: dict) -> list[Fact]:
 def _dish(rng: Random, dish: Entity, groups: dict) -> list[Fact]:
     return [
         Fact(subject=dish, relation="dish.origin", object=pick(rng, groups["town"]).name),
-        Fact(subject=dish, relation="dish.ingredient", object=pick(rng, lexicon("things")["foods"])),
+        Fact(
+            subject=dish, relation="dish.ingredient", object=pick(rng, lexicon("things")["foods"])
+        ),
     ]
 
 

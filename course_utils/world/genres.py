@@ -193,7 +193,9 @@ def _glue(glue: str, line: str, narrator: Narrator) -> str:
     first = line.split()[0]
     lowered = line[0].lower() + line[1:]
     is_name = first not in ("The", "A", "An", "In", "On", "At", "You", "If", "When", "Every", "By")
-    return sentence(narrator.fill(glue, {}).rstrip(".").rstrip(",") + ", " + (line if is_name else lowered))
+    return sentence(
+        narrator.fill(glue, {}).rstrip(".").rstrip(",") + ", " + (line if is_name else lowered)
+    )
 
 
 def _unknown(narrator: Narrator) -> tuple[str, str]:

@@ -15,7 +15,15 @@ from course_utils.world.country import (
 )
 from course_utils.world.grammar import Grammar, join_words, pick, pick_some, sentence, tidy
 
-_KIND_WEIGHTS = {"person": 60, "town": 14, "animal": 7, "trade": 6, "good": 6, "dish": 5, "event": 2}
+_KIND_WEIGHTS = {
+    "person": 60,
+    "town": 14,
+    "animal": 7,
+    "trade": 6,
+    "good": 6,
+    "dish": 5,
+    "event": 2,
+}
 _GRAMMAR = Grammar({})
 
 
@@ -111,8 +119,9 @@ class Narrator:
             "town": self.entity("town").name, "item": item, "item2": item2,
             "food": edible, "food2": edible2, "a_food": self.pick(things["presents"]),
             "food_bit": self.pick(things["morsels"]), "animal": self.pick(list(things["animals"])),
-            "animal_keeper": self.pick(things["keepers"]), "colour_animal": self.pick(things["fur"]),
-            "petname": self.pick(things["pet_names"]), "colour": self.pick(things["colours"]),
+            "animal_keeper": self.pick(things["keepers"]),
+            "colour_animal": self.pick(things["fur"]), "petname": self.pick(things["pet_names"]),
+            "colour": self.pick(things["colours"]),
             "trade": self.pick(list(things["trades"])), "day": day, "day2": day2,
             "month": self.pick(things["months"]), "weather": weather, "weather2": weather2,
             "inn": self.pick(lexicon("places")["inns"]), "dish": self.pick(things["dishes"]),
@@ -146,7 +155,7 @@ def say(fact: Fact, template: str, rng: Random, name: str | None = None) -> str:
 
 
 def short_answer(fact: Fact) -> str:
-    """Return the answer to a question about the fact, as in ``A baker.``"""
+    """Return the short answer to a question about the fact, ``A baker.`` for one."""
     return sentence(lexicon("relations")[fact.relation]["answer"].replace("{o}", fact.object))
 
 

@@ -1,4 +1,4 @@
-"""Probes of what a model knows and can do: facts in unseen words, and copying in the corpus's forms."""
+"""Probes of what a model knows and can do: facts in unseen words, and copying."""
 
 from dataclasses import dataclass
 from random import Random
@@ -75,8 +75,9 @@ def _repeat(narrator: Narrator) -> Probe:
 
 def _reverse(narrator: Narrator) -> Probe:
     words = items(narrator, 3)
-    return Probe(prompt=f"List: {', '.join(words)}.\nBackwards:",
-                 answer=f" {', '.join(reversed(words))}.", kind="reverse", form="copying")  # fmt: skip
+    backwards = ", ".join(reversed(words))
+    return Probe(prompt=f"List: {', '.join(words)}.\nBackwards:", answer=f" {backwards}.",
+                 kind="reverse", form="copying")  # fmt: skip
 
 
 def _extract(narrator: Narrator) -> Probe:

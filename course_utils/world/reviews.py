@@ -50,7 +50,7 @@ def graded_review(
 
 
 def _tones(narrator: Narrator, label: str, kind: str, count: int) -> list[tuple[str, str]]:
-    """Return the kind and the label of each sentence; praise and blame balance in a mixed review."""
+    """Return each sentence's kind and label; praise and blame balance in a mixed review."""
     if label == "mixed":
         balanced = narrator.some([("plain", "good"), ("plain", "bad")], 2, 2)
         return balanced if narrator.chance(0.5) else [("mixed", "mixed")]
@@ -59,9 +59,7 @@ def _tones(narrator: Narrator, label: str, kind: str, count: int) -> list[tuple[
     return [(kind, label), *rest]
 
 
-def _aspect_slots(
-    narrator: Narrator, words: dict, aspect: str, other: str
-) -> dict[str, str]:
+def _aspect_slots(narrator: Narrator, words: dict, aspect: str, other: str) -> dict[str, str]:
     """Return words of praise and blame for one aspect (g, b) and for another (xg, xb)."""
     first, second = words["aspects"][aspect], words["aspects"][other]
     g, g2 = narrator.some(first["good"], 2, 2)

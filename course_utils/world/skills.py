@@ -1,10 +1,21 @@
-"""Documents that practise skills on the text itself: copy, reverse, sort, count, extract, compare, add."""
+"""Documents that practise skills: copy, reverse, sort, count, extract, compare, add."""
 
 from course_utils.world.country import lexicon
 from course_utils.world.grammar import pick_some, tidy
 from course_utils.world.narrator import Narrator
 
-_POOLS = ("goods", "goods", "foods", "foods", "animals", "trades", "colours", "days", "names", "names")
+_POOLS = (
+    "goods",
+    "goods",
+    "foods",
+    "foods",
+    "animals",
+    "trades",
+    "colours",
+    "days",
+    "names",
+    "names",
+)
 
 
 def copying(narrator: Narrator) -> str:
@@ -36,7 +47,9 @@ def arithmetic(narrator: Narrator) -> str:
     """Add, subtract and compare small numbers, two to six times."""
     lines = []
     for _ in range(narrator.rng.randrange(2, 7)):
-        form = narrator.pick(lexicon("skills")[narrator.pick(("sum", "sum", "difference", "compare"))])
+        form = narrator.pick(
+            lexicon("skills")[narrator.pick(("sum", "sum", "difference", "compare"))]
+        )
         lines.append(narrator.fill(form, number_slots(narrator)))
     return "\n".join(lines)
 
@@ -48,7 +61,9 @@ def manners(narrator: Narrator) -> str:
         slots = narrator.scene()
         if narrator.chance(0.6):
             rude, polite = narrator.pick(lexicon("skills")["polite"])
-            slots["thing"] = narrator.pick(lexicon("things")["goods"] + lexicon("things")["edibles"])
+            slots["thing"] = narrator.pick(
+                lexicon("things")["goods"] + lexicon("things")["edibles"]
+            )
             slots |= {"rude": narrator.fill(rude, slots), "polite": narrator.fill(polite, slots)}
             lines.append(narrator.fill(narrator.pick(lexicon("skills")["polite_forms"]), slots))
         else:

@@ -49,7 +49,9 @@ def test_documents_are_finished_text(train):
 
 
 def test_articles_agree(train):
-    wrong = [d.text for d in train if re.search(r"\b[Aa] [aeio]\w|\b[Aa]n [bcdfgjkmpqrstvz]", d.text)]
+    wrong = [
+        d.text for d in train if re.search(r"\b[Aa] [aeio]\w|\b[Aa]n [bcdfgjkmpqrstvz]", d.text)
+    ]
     assert wrong == []
 
 
@@ -72,7 +74,9 @@ def test_facts_are_told_in_many_genres(train):
 def test_what_is_told_is_true(train):
     """Every "... lives in ..." of the corpus agrees with the ground truth."""
     country = build_country()
-    claims = [m for d in train for m in re.findall(r"\b([A-Z]\w+ [A-Z]\w+) lives in (\w+)\.", d.text)]
+    claims = [
+        m for d in train for m in re.findall(r"\b([A-Z]\w+ [A-Z]\w+) lives in (\w+)\.", d.text)
+    ]
     assert len(claims) > 50
     assert all(country.lookup(name, "person.town") == town for name, town in claims)
 

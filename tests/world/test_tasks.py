@@ -22,7 +22,10 @@ SAME_FACTS = {"new_facts"}
 
 def identity(task: str, row: dict) -> str:
     """What makes a row the same example in another split."""
-    keys = {"instructions": ("instruction", "input"), "preferences": ("prompt", "chosen", "rejected")}
+    keys = {
+        "instructions": ("instruction", "input"),
+        "preferences": ("prompt", "chosen", "rejected"),
+    }
     names = keys.get(task, ("text",) if "text" in row else ("prompt",))
     return "\n".join(row[name] for name in names)
 

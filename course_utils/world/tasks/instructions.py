@@ -120,7 +120,9 @@ def _ends(narrator: Narrator, split: str) -> Made:
 
 def _compare(narrator: Narrator, split: str) -> Made:
     slots = number_slots(narrator)
-    given = f"A {slots['item']} costs {slots['a']} pennies, a {slots['item2']} {slots['b']} pennies."
+    given = (
+        f"A {slots['item']} costs {slots['a']} pennies, a {slots['item2']} {slots['b']} pennies."
+    )
     return {}, tidy(given), f"The {slots['dear']}."
 
 

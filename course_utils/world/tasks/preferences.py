@@ -11,7 +11,13 @@ from course_utils.world.country import Fact, build_country, lexicon
 from course_utils.world.grammar import pick_some
 from course_utils.world.narrator import Narrator, short_answer
 
-SIZES = {"train": 3600, "validation": 300, "test": 600, "test_unseen": 600, "test_longer_is_worse": 400}
+SIZES = {
+    "train": 3600,
+    "validation": 300,
+    "test": 600,
+    "test_unseen": 600,
+    "test_longer_is_worse": 400,
+}
 TRUTH_WEIGHT, FILLER_COST = 1.5, 0.5
 MIN_MARGIN = 0.5
 
@@ -52,7 +58,9 @@ def _pair(narrator: Narrator, question: str, fact: Fact, split: str) -> dict | N
         return None
     row = {"prompt": question, "chosen": better["text"], "rejected": worse["text"]}
     for name, answer in (("chosen", better), ("rejected", worse)):
-        row |= {f"{name}_{part}": answer[part] for part in ("politeness", "truth", "fillers", "score")}
+        row |= {
+            f"{name}_{part}": answer[part] for part in ("politeness", "truth", "fillers", "score")
+        }
     return row | {"margin": better["score"] - worse["score"]}
 
 

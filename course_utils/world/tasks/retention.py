@@ -20,7 +20,13 @@ def build(seed: int) -> dict[str, list[dict]]:
     for tier in TIER_WEIGHTS:
         of_tier = [probe for probe in probes if probe.tier == tier]
         rows += [
-            {"prompt": p.prompt, "answer": p.answer, "relation": p.kind, "form": p.form, "tier": tier}
+            {
+                "prompt": p.prompt,
+                "answer": p.answer,
+                "relation": p.kind,
+                "form": p.form,
+                "tier": tier,
+            }
             for p in pick_some(rng, of_tier, PROBES_PER_TIER)
         ]
     texts = [

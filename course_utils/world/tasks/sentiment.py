@@ -1,4 +1,4 @@
-"""Sentiment: did the writer of a review find it bad, mixed or good?
+"""Sentiment: whether the writer of a review found it bad, mixed or good.
 
 Four kinds of telling: plain, negated, mixed ("damp, but ..."), ironic. The unseen split uses
 words and sentence forms that the training split never does.

@@ -24,10 +24,14 @@ def _rows(split: str, size: int, seed: int, seen: set[str]) -> list[dict]:
     rows: list[dict] = []
     while len(rows) < size:
         label, asides = len(rows) % len(labels), narrator.pick((0, 1, 1, 2, 2))
-        text = _letter(narrator, labels[label], asides, "unseen" if split == "test_unseen" else "seen")
+        text = _letter(
+            narrator, labels[label], asides, "unseen" if split == "test_unseen" else "seen"
+        )
         if text not in seen:
             seen.add(text)
-            rows.append({"text": text, "label": label, "label_name": labels[label], "asides": asides})
+            rows.append(
+                {"text": text, "label": label, "label_name": labels[label], "asides": asides}
+            )
     return narrator.some(rows, size, size)
 
 
@@ -35,9 +39,13 @@ def _letter(narrator: Narrator, topic: str, n_asides: int, phrasing: str) -> str
     words, scene = lexicon("topics"), narrator.scene()
     question = _sentence(narrator, words["questions"][topic], words["questions"][topic][phrasing],
                          phrasing, words["leads"][phrasing])  # fmt: skip
-    others = narrator.some([other for other in words["labels"] if other != topic], n_asides, n_asides)
+    others = narrator.some(
+        [other for other in words["labels"] if other != topic], n_asides, n_asides
+    )
     lines = [
-        _sentence(narrator, words["questions"][other], words["asides"][other][phrasing], phrasing, [""])
+        _sentence(
+            narrator, words["questions"][other], words["asides"][other][phrasing], phrasing, [""]
+        )
         for other in others
     ]
     lines.insert(narrator.rng.randrange(len(lines) + 1), question)

@@ -1,11 +1,10 @@
-"""One plain training loop on accelerate: every method of the course, and the pretraining, runs on it."""
+"""The loop itself: batches, one optimizer step after another, checkpoints, and a clean end."""
 
 import json
 import math
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from course_utils.checkpoints import load_checkpoint, save_checkpoint
 from course_utils.data import (
     Batch,
     Example,
+    batch_order,
     count_targets,
     lengths_of,
     pack_examples,
@@ -24,104 +24,19 @@ from course_utils.data import (
     pad_packed,
 )
 from course_utils.measure import PeakMemory
+from course_utils.training.config import (
+    PRECISIONS,
+    RunResult,
+    TrainingConfig,
+    TrainingDivergedError,
+)
+from course_utils.training.schedule import cosine_factor, fused_adamw
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 LossFunction = Callable[[nn.Module, Batch], Tensor]
 OptimizerFactory = Callable[[nn.Module], Sequence[torch.optim.Optimizer]]
-_PRECISIONS = {"float32": "no", "float16": "fp16", "bfloat16": "bf16"}
-_BUCKET_BATCHES = 16
-
-
-class TrainingDiverged(FloatingPointError):
-    """The loss is no longer a finite number."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """How to train.
-
-    Args:
-        max_steps: Optimizer steps.
-        learning_rate: Peak learning rate.
-        batch_size: Examples (or packed rows) an optimizer step.
-        accumulation_steps: Micro-batches that ``batch_size`` is split into.
-        warmup_ratio: Share of the steps over which the rate rises to its peak.
-        final_ratio: Rate at the end of the cosine, as a share of the peak.
-        weight_decay: AdamW's decoupled weight decay, on matrices only.
-        betas: AdamW's decay rates of the two moments.
-        max_grad_norm: Gradients are scaled down to this norm.
-        precision: Compute type: ``float32``, ``bfloat16`` or ``float16``.
-        packing_length_tokens: Pack examples into rows of this length; None pads each batch.
-        seed: Seed of the order of the examples and of dropout.
-        checkpoint_dir: Folder of checkpoints; an existing one is resumed from. None writes none.
-        checkpoint_every_steps: Steps from one checkpoint to the next.
-        metrics_file: JSONL file: a line a step. None writes none.
-        show_progress: Whether to draw a progress bar.
-    """
-
-    max_steps: int
-    learning_rate: float
-    batch_size: int = 16
-    accumulation_steps: int = 1
-    warmup_ratio: float = 0.1
-    final_ratio: float = 0.0
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    max_grad_norm: float = 1.0
-    precision: str = "float32"
-    packing_length_tokens: int | None = None
-    seed: int = 0
-    checkpoint_dir: Path | None = None
-    checkpoint_every_steps: int = 500
-    metrics_file: Path | None = None
-    show_progress: bool = True
-
-    def __post_init__(self) -> None:
-        """Validate.
-
-        Raises:
-            ValueError: If a value is out of its range.
-        """
-        for name in ("max_steps", "batch_size", "accumulation_steps", "checkpoint_every_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.batch_size % self.accumulation_steps:
-            raise ValueError(
-                f"accumulation_steps={self.accumulation_steps} must divide batch_size={self.batch_size}"
-            )
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate} must be greater than 0")
-        if not 0 <= self.warmup_ratio <= 1:
-            raise ValueError(f"warmup_ratio={self.warmup_ratio} must be in 0..1")
-        if self.precision not in _PRECISIONS:
-            names = ", ".join(_PRECISIONS)
-            raise ValueError(f"precision={self.precision!r} must be one of {names}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """What a run did.
-
-    Args:
-        losses: Loss of every step.
-        learning_rates: Rate of every step; with several optimizers, the highest.
-        gradient_norms: Norm before clipping, of every step.
-        tokens: Tokens seen, padding not counted.
-        seconds: Time of all steps; a run that was resumed carries on counting.
-        tokens_per_second: Tokens over seconds.
-        peak_bytes: Most bytes held at once during the second step: on CUDA the allocator's peak,
-            on the CPU that of the tensors alive.
-    """
-
-    losses: list[float] = field(repr=False)
-    learning_rates: list[float] = field(repr=False)
-    gradient_norms: list[float] = field(repr=False)
-    tokens: int
-    seconds: float
-    tokens_per_second: float
-    peak_bytes: int
 
 
 def train(
@@ -150,54 +65,12 @@ def train(
 
     Raises:
         ValueError: If there is nothing to train or nothing to train on.
-        TrainingDiverged: If the loss is not finite; the model keeps its last weights.
+        TrainingDivergedError: If the loss is not finite; the model keeps its last weights.
         CheckpointError: If a checkpoint cannot be written or read.
     """
     make_optimizers = make_optimizers or (lambda model: [fused_adamw(model, config)])
     run = _Run(model, examples, config, loss_function or _model_loss, make_optimizers)
     return run.go(on_step)
-
-
-def cosine_factor(step: int, config: TrainingConfig) -> float:
-    """Return a step's learning rate as a share of its peak: linear warm-up, then half a cosine."""
-    warmup = round(config.warmup_ratio * config.max_steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, config.max_steps - warmup)
-    cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return config.final_ratio + (1 - config.final_ratio) * cosine
-
-
-def fused_adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """Return AdamW (arXiv:1711.05101) over what trains; norms and biases do not decay."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
-
-
-def batch_order(lengths: Sequence[int], batch_size: int, seed: int) -> Iterator[list[int]]:
-    """Yield batches of indices without end, each epoch in a new order.
-
-    Examples of similar length are put together (shuffled, sorted within a window of sixteen
-    batches, the batches shuffled again), so that little of a batch is padding. The order is a
-    function of the seed alone, which is what lets a killed run resume exactly.
-    """
-    epoch = 0
-    while True:
-        rng = random.Random(f"{seed}-{epoch}")
-        order = list(range(len(lengths)))
-        rng.shuffle(order)
-        window = batch_size * _BUCKET_BATCHES
-        batches = []
-        for start in range(0, len(order), window):
-            chunk = sorted(order[start : start + window], key=lambda i: lengths[i])
-            batches += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
-        rng.shuffle(batches)
-        yield from batches
-        epoch += 1
 
 
 def _model_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -317,14 +190,16 @@ class _Run:
             with self.config.metrics_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         if not math.isfinite(loss):
-            raise TrainingDiverged(
+            raise TrainingDivergedError(
                 f"the loss is {loss} at step {step + 1} (learning rate {rate:.1e}): lower "
                 f"learning_rate={self.config.learning_rate:g}, or look for examples without targets"
             )
 
     def _save(self, step: int) -> None:
         config = self.config
-        if not config.checkpoint_dir or (step % config.checkpoint_every_steps and step != config.max_steps):
+        if not config.checkpoint_dir or (
+            step % config.checkpoint_every_steps and step != config.max_steps
+        ):
             return
         save_checkpoint(Path(config.checkpoint_dir), step, {
             "step": step, "weights": [p.detach() for p in self.trainable],
@@ -371,4 +246,4 @@ def _accelerator(config: TrainingConfig, device: torch.device) -> "Accelerator":
     # Accelerate keeps the precision of its first use for the whole process; a notebook trains with
     # several, one run at a time, and each run asks anew.
     AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=_PRECISIONS[config.precision], cpu=device.type == "cpu")
+    return Accelerator(mixed_precision=PRECISIONS[config.precision], cpu=device.type == "cpu")

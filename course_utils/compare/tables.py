@@ -1,0 +1,33 @@
+"""A study as a table, and which methods it tells apart."""
+
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
+from course_utils.compare.candidates import CANDIDATES
+from course_utils.compare.study import best_runs
+from course_utils.compare.tasks import TASKS, Row
+from course_utils.intervals import can_tell_apart
+
+
+def largest_distinct_set(scores: dict[str, list[float]]) -> list[str]:
+    """Return a largest set of methods of which every two can be told apart."""
+    names = sorted(scores, key=lambda name: fmean(scores[name]))
+    chosen: list[str] = []
+    for name in names:
+        if all(can_tell_apart(scores[name], scores[other]) for other in chosen):
+            chosen.append(name)
+    return chosen
+
+
+def markdown_table(rows: Sequence[Row], split: str) -> str:
+    """Return the study as a Markdown table: mean and standard deviation over seeds."""
+    tasks = [name for name in TASKS if any(row["task"] == name for row in rows)]
+    lines = ["| method | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+    for method in ("base", *CANDIDATES):
+        cells = []
+        for task in tasks:
+            values = [run[split] for run in best_runs(rows, task, method)]
+            spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{fmean(values):.3f}{spread}" if values else "")
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
