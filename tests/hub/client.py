@@ -49,7 +49,7 @@ def hub_environment(endpoint: str, home: Path, **settings: str) -> dict[str, str
         home: Folder of the Hub's cache and token; empty on a fresh machine.
         **settings: More variables, such as ``COURSE_PROFILE`` (``t4`` by default).
     """
-    foreign = ("HF_", "HUGGING", "COURSE_", "TRANSFORMERS_")
+    foreign = ("HF_", "HUGGING", "COURSE_", "TRANSFORMERS_", "DISABLE_")
     environ = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
     return environ | {
         "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1",
@@ -127,15 +127,19 @@ def tensor_sha256(tensor: "torch.Tensor") -> str:
 
 
 def _answer(request: dict[str, Any]) -> Outcome:
-    before, waits = dict(os.environ), []
+    waits: list[float] = []
+    before = {key: os.environ.get(key) for key in request["settings"]}
     os.environ.update(request["settings"])
     # huggingface_hub sleeps up to 23 seconds before it gives a file up: counted, not endured.
     time.sleep = waits.append
     try:
         return replace(_load(request["source"]), waits_seconds=sum(waits))
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
 
 
 def main() -> None:

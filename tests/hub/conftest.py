@@ -13,13 +13,13 @@ from tests.tiny_models import write_tiny_model
 T4_MODEL = current_profile({"COURSE_PROFILE": "t4"}).model
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def qwen3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a small Qwen3 model with its tokenizer; tests copy it before they change it."""
     return write_tiny_model(tmp_path_factory.mktemp("models") / "qwen3", "qwen3", seed=1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def hub(qwen3_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     """Run a Hub that has the t4 profile's model at its pinned commit, and a newer commit."""
     server = HubServer()
@@ -30,13 +30,13 @@ def hub(qwen3_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def hub_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the Hub folder of a machine that starts with an empty cache."""
     return tmp_path_factory.mktemp("hub-home")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def start_client(
     hub: HubServer, hub_home: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., object]:
@@ -49,27 +49,27 @@ def start_client(
     return start
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def online(start_client: Callable[..., object]) -> Iterator[HubClient]:
     """Run a learner who reaches the Hub and starts with an empty cache."""
     with start_client() as client:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def filled_cache(online: HubClient) -> None:
     """Have the t4 profile's model in the cache."""
     assert online.load().error == ""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def offline(start_client: Callable[..., object], filled_cache: None) -> Iterator[HubClient]:
     """Run the same learner later, told by HF_HUB_OFFLINE to keep to the cache."""
     with start_client(HF_HUB_OFFLINE="1") as client:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cut_off(start_client: Callable[..., object], filled_cache: None) -> Iterator[HubClient]:
     """Run the same learner later, where nobody answers at the Hub's address."""
     with start_client(endpoint=CLOSED_PORT) as client:
