@@ -170,6 +170,27 @@ def retention(
                      perplexity=perplexity(model, tokenizer, texts))  # fmt: skip
 
 
+def language_model_of(classifier: "PreTrainedModel") -> "PreTrainedModel":
+    """Return the language model on a classifier's trunk, to see what the trunk still knows.
+
+    The output layer is the trunk's own input embedding, as in every model that ties the two.
+
+    Raises:
+        ValueError: If the model's embeddings are not tied: its output layer was not kept.
+    """
+    from transformers import AutoModelForCausalLM
+
+    base = classifier.get_base_model() if hasattr(classifier, "get_base_model") else classifier
+    if base.get_output_embeddings() is not None:
+        return classifier
+    if not base.config.tie_word_embeddings:
+        raise ValueError(f"{type(base).__name__} is not tied: its output layer is gone")
+    model = AutoModelForCausalLM.from_config(base.config)
+    setattr(model, model.base_model_prefix, getattr(base, base.base_model_prefix))
+    model.get_output_embeddings().weight = model.get_input_embeddings().weight
+    return model.eval()
+
+
 def _batches(model: nn.Module, examples: Sequence[Example], batch_size: int):  # noqa: ANN202
     """Yield padded batches, shortest examples first, and their indices; the model evaluates."""
     device = next(model.parameters()).device

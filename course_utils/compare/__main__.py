@@ -1,32 +1,36 @@
-"""Fit every task with every method and print the tables."""
+"""Run a study and print its tables: ``python -m course_utils.compare separation``."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from course_utils.compare.candidates import CANDIDATES
-from course_utils.compare.study import best_runs, compare
+from course_utils.compare.study import STUDIES, best_runs, run_study
 from course_utils.compare.tables import largest_distinct_set, markdown_table
-from course_utils.compare.tasks import TASKS
-from course_utils.paths import data_dir
+from course_utils.compare.tasks import Row
 
 
-def main(
-    task: Annotated[list[str] | None, typer.Option(help="Task to fit; all by default.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="Method to fit; all by default.")] = None,
-    results: Annotated[Path | None, typer.Option(help="JSONL file of the runs.")] = None,
-) -> None:
-    """Fit every task with every method over three seeds and print the tables."""
-    path = results or data_dir() / "results" / "separation.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = compare(task or list(TASKS), method or list(CANDIDATES), path)
-    for split in ("test", "test_unseen"):
-        typer.echo(f"\n{split}\n{markdown_table(rows, split)}")
-    for name in task or TASKS:
-        scores = {m: [r["test"] for r in best_runs(rows, name, m)] for m in CANDIDATES}
+def main(name: Annotated[str, typer.Argument(help=f"One of {', '.join(STUDIES)}.")]) -> None:
+    """Run what is missing of a study, then print a table for each size of training set."""
+    if name not in STUDIES:
+        raise typer.BadParameter(f"{name!r} must be one of {', '.join(STUDIES)}")
+    study = STUDIES[name]
+    rows = run_study(study, on_run=_report)
+    for size in study.sizes:
+        for split in ("test", "test_unseen"):
+            typer.echo(f"\n{split}, {size or 'all'} examples")
+            typer.echo(markdown_table(rows, split, n_examples=size))
+    for task in study.tasks:
+        scores = {m: [r["test"] for r in best_runs(rows, task, m)] for m in CANDIDATES}
         distinct = largest_distinct_set({m: v for m, v in scores.items() if len(v) > 1})
-        typer.echo(f"{name}: told apart by two standard errors: {', '.join(distinct)}")
+        typer.echo(f"{task}: two standard errors tell apart {', '.join(distinct)}")
+
+
+def _report(row: Row) -> None:
+    typer.echo(
+        f"{row['task']:12} {row['method']:12} {row['learning_rate']:.0e} n={row['n_examples']} "
+        f"seed {row['seed']}: {row['test']:.3f} ({row['seconds']} s), recall {row['recall']:.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Runs of a study: each is one line of a JSONL file, and what is there is not run again.
-
-The learning rate of each method is chosen on validation data (seed 0).
-"""
+"""Studies: every run is one line of a JSONL file, and what is there is not run again."""
 
 import json
-from collections.abc import Callable, Sequence
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -12,90 +13,191 @@ import torch
 from course_utils.compare.candidates import CANDIDATES
 from course_utils.compare.tasks import TASKS, Row, Task
 from course_utils.data import load_task
+from course_utils.evaluation import language_model_of, retention
 from course_utils.methods import count_parameters
 from course_utils.models import build_random_model, load_base_model, load_tokenizer
+from course_utils.paths import data_dir
 from course_utils.training import TrainingConfig, train
 
-SEEDS = (0, 1, 2)
+N_RETENTION_FACTS, N_RETENTION_TEXTS = 450, 100
 
 
-def fit(task: Task, method: str, learning_rate: float, seed: int) -> Row:
-    """Train once and score every split of the task.
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Which methods are fitted to which tasks, and on how much data.
+
+    Args:
+        name: Name of the file in data/results.
+        tasks: Names of tasks.
+        methods: Names of methods.
+        seeds: Seeds of the compared runs.
+        sizes: Training examples of each run; None for all of them.
+        rates_from: Study whose choice of learning rates is taken over; None tries each method's
+            rates with the first seed and keeps the best on validation data.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    sizes: tuple[int | None, ...] = (None,)
+    rates_from: str | None = None
+
+
+STUDIES = {
+    study.name: study
+    for study in (
+        Study(name="separation", tasks=tuple(TASKS), methods=tuple(CANDIDATES)),
+        Study(
+            name="data_size", tasks=("sentiment",), seeds=(0, 1, 2, 3, 4),
+            methods=("random_init", "head", "norms", "last_layers", "full"),
+            sizes=(20, 50, 100, 300, 1000, None), rates_from="separation",
+        ),
+    )
+}  # fmt: skip
+
+
+def fit(
+    task: Task, method: str, learning_rate: float, seed: int, *, n_examples: int | None = None
+) -> Row:
+    """Train once, score every split of the task, and ask what the model still knows.
 
     Returns:
-        A row: task, method, learning rate, seed, trained parameters, seconds, and a score a split.
+        A row: what was run, trained parameters, seconds, a score a split, and the recall and the
+        perplexity of the country that are left.
     """
-    candidate = CANDIDATES[method]
-    tokenizer = load_tokenizer("embedded")
+    candidate, tokenizer = CANDIDATES[method], load_tokenizer("embedded")
     torch.manual_seed(seed)
     load = load_base_model if candidate.is_pretrained else build_random_model
     model = candidate.put_on(load("embedded", num_labels=task.num_labels))
-    examples = [task.encode(tokenizer, row) for row in load_task(task.name, "train")]
+    rows = load_task(task.name, "train").shuffle(seed=seed)
+    rows = rows.select(range(n_examples or len(rows)))
     config = TrainingConfig(
         max_steps=task.steps, learning_rate=learning_rate, batch_size=task.batch_size, seed=seed,
         packing_length_tokens=task.packing_length_tokens, show_progress=False,
     )  # fmt: skip
+    examples = [task.encode(tokenizer, row) for row in rows]
     result = train(model, examples, config, loss_function=task.loss_function)
-    scores = {
-        split: task.score(model, tokenizer, list(load_task(task.name, split)))
-        for split in ("validation", *task.test_splits)
-    }
     return {
         "task": task.name, "method": method, "learning_rate": learning_rate, "seed": seed,
-        "trained": count_parameters(model).trainable, "seconds": round(result.seconds, 1), **scores,
+        "n_examples": n_examples, "trained": count_parameters(model).trainable,
+        "seconds": round(result.seconds, 1), "train_loss": result.losses[-1],
+        **score_row(task, model, ("validation", *task.test_splits)),
     }  # fmt: skip
 
 
-def base_scores(task: Task) -> Row:
-    """Score the base model, untrained on the task: chance, where it has no head of its own."""
+def score_row(task: Task, model: torch.nn.Module, splits: Sequence[str]) -> Row:
+    """Return a model's score on each split and what it retains of the country."""
     tokenizer = load_tokenizer("embedded")
+    scores = {s: task.score(model, tokenizer, list(load_task(task.name, s))) for s in splits}
+    kept = retention(language_model_of(model), tokenizer, n_facts=N_RETENTION_FACTS,
+                     n_texts=N_RETENTION_TEXTS)  # fmt: skip
+    return {**scores, "recall": kept.overall_recall, "perplexity": kept.perplexity}
+
+
+def base_row(task: Task) -> Row:
+    """Score the base model, untrained on the task: chance, where it has no head of its own."""
     torch.manual_seed(0)
     model = load_base_model("embedded", num_labels=task.num_labels)
-    scores = {
-        s: task.score(model, tokenizer, list(load_task(task.name, s))) for s in task.test_splits
-    }
-    return {"task": task.name, "method": "base", "learning_rate": 0.0, "seed": 0, "trained": 0,
-            "seconds": 0.0, "validation": 0.0, **scores}  # fmt: skip
+    return {
+        "task": task.name, "method": "base", "learning_rate": 0.0, "seed": 0, "n_examples": None,
+        "trained": 0, "seconds": 0.0, **score_row(task, model, ("validation", *task.test_splits)),
+    }  # fmt: skip
 
 
-def compare(tasks: Sequence[str], methods: Sequence[str], results: Path) -> list[Row]:
-    """Run what is missing of the study and return all its rows.
+def results_path(name: str) -> Path:
+    """Return the file of a study's results."""
+    return data_dir() / "results" / f"{name}.jsonl"
+
+
+def load_results(name: str) -> list[Row]:
+    """Return the runs of a recorded study; its first line says how it was made.
+
+    Raises:
+        FileNotFoundError: If the study was not recorded.
+    """
+    path = results_path(name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no results of {name!r}: run `python -m course_utils.compare {name}`"
+        )
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+
+
+def run_study(study: Study, on_run: Callable[[Row], None] | None = None) -> list[Row]:
+    """Run what is missing of a study, appending each run to its file, and return all runs.
 
     Args:
-        tasks: Names of tasks.
-        methods: Names of methods.
-        results: JSONL file that every finished run is appended to.
+        study: What to run.
+        on_run: Called with each finished run.
     """
-    rows = (
-        [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    )
-    done = {(r["task"], r["method"], r["learning_rate"], r["seed"]): r for r in rows}
+    path = results_path(study.name)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(_header(study)) + "\n", encoding="utf-8")
+    rows = load_results(study.name)
 
-    def once(key: tuple, make: Callable[[], Row]) -> Row:
-        if key not in done:
-            done[key] = make()
-            with results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(done[key]) + "\n")
-        return done[key]
+    def once(task: str, method: str, rate: float, seed: int, size: int | None) -> Row:
+        key = (task, method, rate, seed, size)
+        found = [r for r in rows if _key(r) == key]
+        if found:
+            return found[0]
+        is_base = method == "base"
+        row = (
+            base_row(TASKS[task])
+            if is_base
+            else fit(TASKS[task], method, rate, seed, n_examples=size)
+        )
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        rows.append(row)
+        if on_run:
+            on_run(row)
+        return row
 
-    for name in tasks:
-        task = TASKS[name]
-        once((name, "base", 0.0, 0), lambda task=task: base_scores(task))
-        for method in methods:
-            tried = [
-                once((name, method, rate, 0), lambda rate=rate: fit(task, method, rate, 0))  # noqa: B023
-                for rate in CANDIDATES[method].rates
-            ]
-            best = max(tried, key=lambda row: row["validation"])["learning_rate"]
-            for seed in SEEDS[1:]:
-                once((name, method, best, seed), lambda seed=seed: fit(task, method, best, seed))  # noqa: B023
-    return list(done.values())
+    for task in study.tasks:
+        once(task, "base", 0.0, 0, None)
+        for method in study.methods:
+            rate = _chosen_rate(study, task, method, once)
+            for size, seed in _pairs(study):
+                once(task, method, rate, seed, size)
+    return rows
 
 
-def best_runs(rows: Sequence[Row], task: str, method: str) -> list[Row]:
-    """Return a method's runs at the learning rate that was best on validation data."""
-    runs = [row for row in rows if row["task"] == task and row["method"] == method]
+def _chosen_rate(study: Study, task: str, method: str, once: Callable[..., Row]) -> float:
+    if study.rates_from:
+        return best_runs(load_results(study.rates_from), task, method)[0]["learning_rate"]
+    rates = CANDIDATES[method].rates
+    tried = [once(task, method, rate, study.seeds[0], study.sizes[-1]) for rate in rates]
+    return max(tried, key=lambda row: row["validation"])["learning_rate"]
+
+
+def _pairs(study: Study) -> Iterator[tuple[int | None, int]]:
+    return ((size, seed) for size in study.sizes for seed in study.seeds)
+
+
+def best_runs(
+    rows: Sequence[Row], task: str, method: str, *, n_examples: int | None = None
+) -> list[Row]:
+    """Return a method's runs, by seed, at the learning rate that was best on validation data."""
+    runs = [r for r in rows if _key(r)[:2] == (task, method) and r["n_examples"] == n_examples]
     if not runs:
         return []
-    best = max((r for r in runs if r["seed"] == 0), key=lambda r: r["validation"])["learning_rate"]
+    first = [run for run in runs if run["seed"] == min(r["seed"] for r in runs)]
+    best = max(first, key=lambda run: run["validation"])["learning_rate"]
     return sorted((r for r in runs if r["learning_rate"] == best), key=lambda r: r["seed"])
+
+
+def _key(row: Row) -> tuple:
+    names = ("task", "method", "learning_rate", "seed", "n_examples")
+    return tuple(row[name] for name in names)
+
+
+def _header(study: Study) -> Row:
+    packages = ("torch", "transformers", "peft", "accelerate")
+    return {
+        "study": study.name, "command": f"python -m course_utils.compare {study.name}",
+        "seeds": study.seeds, "date": datetime.now(UTC).date().isoformat(),
+        "versions": {name: version(name) for name in packages}, "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }  # fmt: skip

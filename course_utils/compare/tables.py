@@ -19,14 +19,15 @@ def largest_distinct_set(scores: dict[str, list[float]]) -> list[str]:
     return chosen
 
 
-def markdown_table(rows: Sequence[Row], split: str) -> str:
-    """Return the study as a Markdown table: mean and standard deviation over seeds."""
+def markdown_table(rows: Sequence[Row], split: str, *, n_examples: int | None = None) -> str:
+    """Return a study as a Markdown table: mean and standard deviation over seeds."""
     tasks = [name for name in TASKS if any(row["task"] == name for row in rows)]
     lines = ["| method | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
     for method in ("base", *CANDIDATES):
         cells = []
         for task in tasks:
-            values = [run[split] for run in best_runs(rows, task, method)]
+            size = None if method == "base" else n_examples
+            values = [run[split] for run in best_runs(rows, task, method, n_examples=size)]
             spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
             cells.append(f"{fmean(values):.3f}{spread}" if values else "")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")

@@ -187,7 +187,7 @@ class _Run:
             self.history[name].append(value)
         if self.config.metrics_file:
             line = {"step": step + 1, **values, "tokens": self.tokens}
-            with self.config.metrics_file.open("a", encoding="utf-8") as file:
+            with Path(self.config.metrics_file).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         if not math.isfinite(loss):
             raise TrainingDivergedError(
@@ -210,9 +210,11 @@ class _Run:
 
     def _resume(self) -> int:
         """Take up the newest whole checkpoint and return the number of steps done."""
-        if not self.config.checkpoint_dir:
-            return 0
-        state = load_checkpoint(Path(self.config.checkpoint_dir))
+        state = None
+        if self.config.checkpoint_dir:
+            state = load_checkpoint(Path(self.config.checkpoint_dir))
+        if self.config.metrics_file:
+            _rewind(Path(self.config.metrics_file), state["step"] if state else 0)
         if state is None:
             return 0
         if state["config"] != _identity(self.config):
@@ -231,6 +233,13 @@ class _Run:
             state["history"], state["tokens"], state["seconds"],
         )  # fmt: skip
         return state["step"]
+
+
+def _rewind(metrics_file: Path, step: int) -> None:
+    """Drop the metrics of steps that will be taken again."""
+    if metrics_file.is_file():
+        lines = metrics_file.read_text(encoding="utf-8").splitlines()[:step]
+        metrics_file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _identity(config: TrainingConfig) -> str:
