@@ -21,12 +21,14 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     Raises:
         ValueError: If ``values`` is empty or holds a number that is not finite.
     """
+    from scipy.stats import t
+
     values = _checked(values)
     mean = fmean(values)
     if len(values) == 1:
         return mean, mean, mean
-    half_width = t_quantile(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return mean, mean - half_width, mean + half_width
+    half_width = t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return mean, float(mean - half_width), float(mean + half_width)
 
 
 def can_tell_apart(first: Sequence[float], second: Sequence[float]) -> bool:
@@ -48,47 +50,6 @@ def can_tell_apart(first: Sequence[float], second: Sequence[float]) -> bool:
             raise ValueError(f"one run cannot be compared: need 2 seeds or more (got {values})")
     standard_error = math.sqrt(stdev(first) ** 2 / len(first) + stdev(second) ** 2 / len(second))
     return abs(fmean(first) - fmean(second)) > 2 * standard_error
-
-
-def t_quantile(probability: float, degrees: int) -> float:
-    """Return the quantile of Student's t distribution, by bisection on its exact form.
-
-    Args:
-        probability: Between 0.5 and 1, both excluded.
-        degrees: Degrees of freedom, at least 1.
-
-    Raises:
-        ValueError: If an argument is out of range.
-    """
-    if not 0.5 < probability < 1:
-        raise ValueError(f"probability={probability} must be between 0.5 and 1, both excluded")
-    if degrees < 1:
-        raise ValueError(f"degrees={degrees} must be at least 1")
-    low, high = 0.0, 1.0
-    while _central_mass(high, degrees) < 2 * probability - 1:
-        high *= 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        if _central_mass(middle, degrees) < 2 * probability - 1:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
-
-
-def _central_mass(t: float, degrees: int) -> float:
-    """Return P(-t < T < t) (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
-    theta = math.atan(t / math.sqrt(degrees))
-    is_odd = degrees % 2 == 1
-    if degrees == 1:
-        return 2 * theta / math.pi
-    term = math.cos(theta) if is_odd else 1.0
-    total = term
-    for k in range(3 if is_odd else 2, degrees - 1, 2):
-        term *= (k - 1) / k * math.cos(theta) ** 2
-        total += term
-    mass = math.sin(theta) * total
-    return 2 / math.pi * (theta + mass) if is_odd else mass
 
 
 def _checked(values: Sequence[float]) -> list[float]:

@@ -1,0 +1,279 @@
+"""One look for every figure: titles that state the finding, direct labels, one colour a method.
+
+Each function draws one figure and returns its axes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter
+
+from course_utils.intervals import interval
+from course_utils.palette import (
+    GRID,
+    INK,
+    MUTED,
+    heat_colour,
+    method_style,
+    part_colours,
+    text_colour_on,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_STYLE = {
+    "figure.dpi": 110, "figure.facecolor": "white", "axes.facecolor": "white",
+    "font.size": 10, "font.family": "DejaVu Sans", "text.color": INK,
+    "axes.titlesize": 11.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.titlepad": 12, "axes.labelcolor": INK, "axes.labelsize": 10,
+    "axes.edgecolor": MUTED, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8, "axes.axisbelow": True,
+    "xtick.color": MUTED, "ytick.color": MUTED, "lines.linewidth": 2.0, "lines.markersize": 6,
+}  # fmt: skip
+_WIDTH = 7.2
+_GB = 1e9
+
+
+def new_axes(
+    title: str, *, x: str = "", y: str = "", height: float = 3.6, width: float = _WIDTH
+) -> "Axes":
+    """Return empty axes in the course's look.
+
+    Args:
+        title: The finding, as a sentence.
+        x: Label of the horizontal axis, with its unit.
+        y: Label of the vertical axis, with its unit.
+        height: Inches.
+        width: Inches.
+    """
+    with plt.rc_context(_STYLE):
+        _, ax = plt.subplots(figsize=(width, height), layout="constrained")
+        ax.set_title(title)
+        ax.set_xlabel(x)
+        ax.set_ylabel(y)
+    return ax
+
+
+def plot_lines(
+    series: Mapping[str, Mapping[float, Sequence[float]]], title: str, *, x: str, y: str,
+    log_x: bool = False, log_y: bool = False, height: float = 3.8,
+) -> "Axes":  # fmt: skip
+    """Draw one line a method: means over seeds, every seed as a dot, the 95 % interval as a band.
+
+    Args:
+        series: For each method, the values of its seeds at each x.
+        title: The finding.
+        x: Horizontal label with unit.
+        y: Vertical label with unit.
+        log_x: Whether x is logarithmic.
+        log_y: Whether y is logarithmic.
+        height: Inches.
+    """
+    ax = new_axes(title, x=x, y=y, height=height)
+    ax.set_xscale("log" if log_x else "linear")
+    ax.set_yscale("log" if log_y else "linear")
+    ends = {}
+    for name, points in series.items():
+        style, places = _style(name), sorted(points)
+        bands = [interval(points[place]) for place in places]
+        means = [mean for mean, _, _ in bands]
+        ax.plot(places, means, color=style.colour, marker=style.marker)
+        ax.fill_between(places, [low for _, low, _ in bands], [high for _, _, high in bands],
+                        color=style.colour, alpha=0.12, linewidth=0)  # fmt: skip
+        for place in places:
+            values = points[place]
+            ax.plot([place] * len(values), values, ".", color=style.colour, alpha=0.5, markersize=4)
+        ends[style.label] = (places[-1], means[-1], style.colour)
+    if log_x:
+        _plain_ticks(ax, sorted({place for points in series.values() for place in points}))
+    _label_ends(ax, ends)
+    return ax
+
+
+def plot_methods(
+    points: Mapping[str, tuple[float, Sequence[float]]], title: str, *, x: str, y: str,
+    log_x: bool = True, height: float = 3.8,
+) -> "Axes":  # fmt: skip
+    """Draw one point a method, with its interval over seeds and its name beside it.
+
+    Args:
+        points: For each method, its x and the y of each seed.
+        title: The finding.
+        x: Horizontal label with unit.
+        y: Vertical label with unit.
+        log_x: Whether x is logarithmic.
+        height: Inches.
+    """
+    from adjustText import adjust_text
+
+    ax = new_axes(title, x=x, y=y, height=height)
+    ax.set_xscale("log" if log_x else "linear")
+    texts = []
+    for name, (place, values) in points.items():
+        style = _style(name)
+        mean, low, high = interval(values)
+        ax.errorbar(place, mean, [[mean - low], [high - mean]], color=style.colour, capsize=3,
+                    marker=style.marker, markersize=8)  # fmt: skip
+        texts.append(ax.text(place, mean, style.label, color=style.colour, weight="bold"))
+    ax.margins(0.12)
+    adjust_text(texts, ax=ax, expand=(1.25, 1.6))
+    return ax
+
+
+def plot_bars(
+    bars: Mapping[str, Sequence[float]], title: str, *, x: str, form: str = "{:.2f}",
+    height: float | None = None,
+) -> "Axes":  # fmt: skip
+    """Draw horizontal bars of means over seeds, each with its value and every seed as a dot.
+
+    Args:
+        bars: Values of each bar, the first at the top; methods take their own colour.
+        title: The finding.
+        x: Horizontal label with unit.
+        form: Format of the number written beside a bar.
+        height: Inches.
+    """
+    ax = new_axes(title, x=x, height=height or 1.3 + 0.42 * len(bars))
+    for row, (name, values) in enumerate(bars.items()):
+        style = _style(name)
+        mean, low, high = interval(values)
+        ax.barh(row, mean, color=style.colour, height=0.62, alpha=0.85)
+        if len(values) > 1:
+            ax.errorbar(mean, row, xerr=[[mean - low], [high - mean]], color=MUTED, capsize=3)
+            ax.plot(values, [row] * len(values), ".", color=MUTED, markersize=5)
+        ax.annotate(form.format(mean), (max(high, mean, *values), row), xytext=(6, 0),
+                    textcoords="offset points", va="center")  # fmt: skip
+    ax.set_yticks(range(len(bars)), [_style(name).label for name in bars], color=INK)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.margins(x=0.12)
+    return ax
+
+
+def plot_memory(
+    bars: Mapping[str, Mapping[str, float]], title: str, *, limit_gb: float | None = None,
+    unit: str = "GB",
+) -> "Axes":  # fmt: skip
+    """Draw memory by part as stacked horizontal bars, with the parts named on the first.
+
+    Args:
+        bars: For each bar, the bytes of each part.
+        title: The finding.
+        limit_gb: Memory of a card, drawn as a line.
+        unit: ``GB`` (10^9 bytes) or ``MB`` (10^6 bytes).
+    """
+    scale = {"GB": _GB, "MB": 1e6}[unit]
+    ax = new_axes(title, x=f"memory ({unit})", height=1.7 + 0.55 * len(bars))
+    names = list(dict.fromkeys(name for parts in bars.values() for name in parts))
+    colours = part_colours(names)
+    largest = max(sum(parts.values()) for parts in bars.values()) / scale
+    for row, parts in enumerate(bars.values()):
+        left = 0.0
+        for name, n_bytes in parts.items():
+            size = n_bytes / scale
+            ax.barh(row, size, left=left, color=colours[name], edgecolor="white", height=0.66)
+            if size > 0.07 * largest:
+                ax.text(left + size / 2, row, f"{size:,.3g}", ha="center", va="center", color=INK)
+            left += size
+        ax.annotate(f"{left:,.3g} {unit}", (left, row), xytext=(6, 0), va="center", weight="bold",
+                    textcoords="offset points")  # fmt: skip
+    if limit_gb is not None:
+        ax.axvline(limit_gb * _GB / scale, color=INK, linestyle="--", linewidth=1.5)
+        ax.annotate(
+            f" card: {limit_gb:g} GB", (limit_gb * _GB / scale, -0.42), va="bottom",
+            annotation_clip=False,
+        )  # fmt: skip
+    ax.set_yticks(range(len(bars)), list(bars), color=INK)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.margins(x=0.14)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colours[name]) for name in names]
+    ax.figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 5),
+                     frameon=False, handlelength=1, handleheight=1)  # fmt: skip
+    return ax
+
+
+def plot_probabilities(tokens: Sequence[str], probabilities: Sequence[float], title: str) -> "Axes":
+    """Draw the likeliest next tokens as bars, the likeliest at the top.
+
+    Args:
+        tokens: Token texts.
+        probabilities: Their probabilities, in 0..1.
+        title: The finding.
+    """
+    ax = new_axes(title, x="probability", height=1.2 + 0.3 * len(tokens))
+    ax.barh(range(len(tokens)), probabilities, color=method_style("lora").colour, height=0.7)
+    for row, probability in enumerate(probabilities):
+        ax.annotate(f"{probability:.1%}", (probability, row), xytext=(5, 0), va="center",
+                    textcoords="offset points")  # fmt: skip
+    ax.set_yticks(range(len(tokens)), [repr(token) for token in tokens], color=INK)
+    ax.tick_params(axis="y", labelfontfamily="DejaVu Sans Mono")
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1.08)
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def plot_heat(
+    values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], title: str, *,
+    x: str = "", y: str = "", form: str = "{:.2f}",
+) -> "Axes":  # fmt: skip
+    """Draw a table of numbers as coloured cells with the numbers in them.
+
+    Args:
+        values: Numbers, (rows, columns); colours run from the smallest to the largest.
+        rows: Row labels.
+        columns: Column labels.
+        title: The finding.
+        x: What the columns are.
+        y: What the rows are.
+        form: Format of a number.
+    """
+    ax = new_axes(title, x=x, y=y, height=1.3 + 0.42 * len(rows))
+    flat = [value for row in values for value in row]
+    low, span = min(flat), (max(flat) - min(flat)) or 1.0
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            colour = heat_colour((value - low) / span)
+            ax.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, color=colour))
+            ax.text(
+                j, i, form.format(value), ha="center", va="center", color=text_colour_on(colour)
+            )
+    ax.set_xticks(range(len(columns)), columns, color=INK)
+    ax.set_yticks(range(len(rows)), rows, color=INK)
+    ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
+    ax.grid(visible=False)
+    return ax
+
+
+def _style(name: str):  # noqa: ANN202
+    """Return a method's style, or the base's colour under any other name."""
+    from dataclasses import replace
+
+    try:
+        return method_style(name)
+    except ValueError:
+        return replace(method_style("lora"), label=name)
+
+
+def _plain_ticks(ax: "Axes", places: Sequence[float]) -> None:
+    ax.set_xticks(places, minor=False)
+    ax.minorticks_off()
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+
+
+def _label_ends(ax: "Axes", ends: Mapping[str, tuple[float, float, str]]) -> None:
+    """Write each line's name right of its last point, moved up where it would hide another."""
+    ax.figure.draw_without_rendering()
+    to_pixels, line_height = ax.transData.transform, ax.figure.dpi / 72 * 13
+    right = max(to_pixels((x, y))[0] for x, y, _ in ends.values())
+    lowest_free = float("-inf")
+    for label, (x, y, colour) in sorted(ends.items(), key=lambda item: item[1][1]):
+        at = to_pixels((x, y))
+        height = max(at[1], lowest_free)
+        lowest_free = height + line_height
+        offset = ((right - at[0] + 10) * 72 / ax.figure.dpi, (height - at[1]) * 72 / ax.figure.dpi)
+        ax.annotate(label, (x, y), xytext=offset, textcoords="offset points", color=colour,
+                    weight="bold", va="center", annotation_clip=False)  # fmt: skip
