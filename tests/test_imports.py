@@ -28,8 +28,8 @@ LAYERS = (
     ("checkpoints", "training"),
     ("rlhf",),
     ("compare", "evaluation", "intervals"),
-    ("palette", "widgets", "plotting", "display"),
-    ("quiz", "exercises"),
+    ("palette", "markup", "checked_yaml", "widgets", "plotting", "display"),
+    ("quiz", "exercises", "claims"),
     (
         "pretrain",
         "model_card",
