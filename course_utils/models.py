@@ -114,6 +114,17 @@ def _set_padding(model: Any, name: str, revision: str | None) -> None:  # noqa: 
         model.config.pad_token_id = _load_tokenizer(name, revision).pad_token_id
 
 
+def set_activation_checkpointing(model: "PreTrainedModel", is_on: bool) -> None:
+    """Switch gradient checkpointing (arXiv:1604.06174) on or off.
+
+    The key-value cache, which cannot be had with it, is switched off as well. transformers calls it
+    ``activation_checkpointing`` since it renamed ``gradient_checkpointing``.
+    """
+    prefix = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    model.config.use_cache = not is_on
+    getattr(model, f"{prefix}_checkpointing_{'enable' if is_on else 'disable'}")()
+
+
 def load_tokenizer(source: Source = None) -> "PreTrainedTokenizerBase":
     """Load the tokenizer that belongs to ``source``; it raises what :func:`load_base_model` does.
 

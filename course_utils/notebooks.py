@@ -88,11 +88,18 @@ def strip_volatile(node: "NotebookNode") -> "NotebookNode":
         for key in ("execution", "ExecuteTime", "collapsed", "scrolled"):
             cell.metadata.pop(key, None)
     for cell in code_cells(node):
+        cell.outputs = [output for output in cell.outputs if not _is_progress_bar(output)]
         for output in cell.outputs:
             if _WIDGET_VIEW in output.get("data", {}):
                 output.data = {"text/plain": _WIDGET_PLACEHOLDER}
                 output.metadata = {}
     return node
+
+
+def _is_progress_bar(output: "NotebookNode") -> bool:
+    """Return whether an output is what a finished tqdm bar leaves behind."""
+    text = output.get("data", {}).get("text/plain", "")
+    return _WIDGET_VIEW in output.get("data", {}) and bool(re.match(r"\s*\d+%\|", text))
 
 
 def write_notebook(path: Path, node: "NotebookNode") -> None:

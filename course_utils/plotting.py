@@ -1,6 +1,7 @@
 """One look for every figure: titles that state the finding, direct labels, one colour a method.
 
-Each function draws one figure and returns its axes.
+Each function draws one figure and returns its axes. Importing the module sets the look for a
+reader's own figures too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ _STYLE = {
     "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8, "axes.axisbelow": True,
     "xtick.color": MUTED, "ytick.color": MUTED, "lines.linewidth": 2.0, "lines.markersize": 6,
 }  # fmt: skip
+plt.rcParams.update(_STYLE)
 _WIDTH = 7.2
 _GB = 1e9
 
@@ -48,11 +50,10 @@ def new_axes(
         height: Inches.
         width: Inches.
     """
-    with plt.rc_context(_STYLE):
-        _, ax = plt.subplots(figsize=(width, height), layout="constrained")
-        ax.set_title(title)
-        ax.set_xlabel(x)
-        ax.set_ylabel(y)
+    _, ax = plt.subplots(figsize=(width, height), layout="constrained")
+    ax.set_title(title)
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
     return ax
 
 

@@ -1,5 +1,6 @@
 """The methods that are compared, and the learning rates each is tried with."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,10 @@ def _lora(rank: int) -> Candidate:
         saved = ["score"] if hasattr(model, "score") else None
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear",
                             exclude_modules=["score"], modules_to_save=saved)  # fmt: skip
-        return get_peft_model(model, config)
+        with warnings.catch_warnings():
+            # peft 0.21 asks transformers by a name that transformers 5 has renamed.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+            return get_peft_model(model, config)
 
     return Candidate(put_on=put_on, rates=(1e-3, 3e-3, 1e-2))
 
