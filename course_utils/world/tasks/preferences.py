@@ -1,10 +1,11 @@
 """Preferences: two answers to a question, and which is better by a score that is kept.
 
 score = politeness + 1.5 truth - 0.5 fillers, with politeness 0..3, truth 0 wrong, 1 evasive,
-2 right. Polite answers are longer, so length goes with quality by chance in training; in
-``test_longer_is_worse`` it goes against it.
+2 right. Polite answers are longer and fillers few, so length happens to go with quality in
+training; in ``test_longer_is_worse`` it goes against it.
 """
 
+from dataclasses import replace
 from random import Random
 
 from course_utils.world.country import Fact, build_country, lexicon
@@ -20,6 +21,8 @@ SIZES = {
 }
 TRUTH_WEIGHT, FILLER_COST = 1.5, 0.5
 MIN_MARGIN = 0.5
+_FILLERS = {"test_longer_is_worse": (0, 1, 2, 3)}
+_FEW_FILLERS = (0, 0, 0, 0, 0, 1, 2)
 
 
 def build(seed: int) -> dict[str, list[dict]]:
@@ -67,13 +70,12 @@ def _pair(narrator: Narrator, question: str, fact: Fact, split: str) -> dict | N
 def _answer(narrator: Narrator, fact: Fact, split: str) -> dict:
     words = lexicon("preferences")
     politeness, truth = narrator.pick((0, 1, 1, 2, 2, 3)), narrator.pick((0, 0, 1, 2, 2, 2))
-    fillers = narrator.pick((0, 0, 0, 1, 2, 3))
+    fillers = narrator.pick(_FILLERS.get(split, _FEW_FILLERS))
     if truth == 1:
         core = narrator.pick(words["evasive"])
-    elif truth == 2:
-        core = short_answer(fact)
     else:
-        core = short_answer(_wrong(narrator, fact))
+        told = fact if truth == 2 else _wrong(narrator, fact)
+        core = narrator.state(told) if narrator.chance(0.5) else short_answer(told)
     padding = pick_some(narrator.rng, words["fillers"], fillers)
     tones = words["unseen_tone" if split == "test_unseen" else "tone"][str(politeness)]
     text = narrator.fill(narrator.pick(tones), {"a": " ".join([core, *padding])})
@@ -82,8 +84,8 @@ def _answer(narrator: Narrator, fact: Fact, split: str) -> dict:
 
 
 def _wrong(narrator: Narrator, fact: Fact) -> Fact:
-    """Return a fact of the same relation with another object."""
+    """Return the fact with the object of another of its kind."""
     others = [f for f in narrator.country.facts if f.relation == fact.relation]
     while (other := narrator.pick(others)).object == fact.object:
         pass
-    return other
+    return replace(fact, object=other.object)
