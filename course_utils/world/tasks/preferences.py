@@ -22,7 +22,7 @@ SIZES = {
 TRUTH_WEIGHT, FILLER_COST = 1.5, 0.5
 MIN_MARGIN = 0.5
 _FILLERS = {"test_longer_is_worse": (0, 1, 2, 3)}
-_FEW_FILLERS = (0, 0, 0, 0, 0, 1, 2)
+_FEW_FILLERS = (0, 0, 0, 0, 0, 0, 0, 1, 2)
 
 
 def build(seed: int) -> dict[str, list[dict]]:
@@ -75,7 +75,8 @@ def _answer(narrator: Narrator, fact: Fact, split: str) -> dict:
         core = narrator.pick(words["evasive"])
     else:
         told = fact if truth == 2 else _wrong(narrator, fact)
-        core = narrator.state(told) if narrator.chance(0.5) else short_answer(told)
+        is_whole = narrator.chance(0.8 if truth == 2 else 0.1)
+        core = narrator.state(told) if is_whole else short_answer(told)
     padding = pick_some(narrator.rng, words["fillers"], fillers)
     tones = words["unseen_tone" if split == "test_unseen" else "tone"][str(politeness)]
     text = narrator.fill(narrator.pick(tones), {"a": " ".join([core, *padding])})
