@@ -69,19 +69,22 @@ def test_labels_are_balanced(task: str):
 
 def test_topics_unseen_sentences_and_things_stay_out_of_training():
     train = "\n".join(load_task("topics", "train")["text"])
+    test = "\n".join(load_task("topics", "test")["text"])
     words = lexicon("topics")
     for kind in ("questions", "asides"):
         fixed = [max(form.split("{x}"), key=len) for form in words[kind]["unseen"]]
-        assert not [part for part in fixed if part.lower() in train.lower()]
+        assert not [part for part in fixed if part.lower() in (train + test).lower()]
     for things in words["matters"].values():
         assert not [thing for thing in things["unseen"] if f" {thing} " in train]
+        assert not [thing for thing in things["seen"] if f" {thing}." in test]
 
 
-def test_sentiment_has_every_kind_and_unseen_words():
+def test_sentiment_has_every_kind_and_words_that_training_lacks():
     assert set(load_task("sentiment", "test")["kind"]) == {"plain", "negated", "mixed", "ironic"}
-    train = " ".join(load_task("sentiment", "train")["text"])
-    assert " mouldy" not in train
-    assert " bland" in train
+    splits = {s: " ".join(load_task("sentiment", s)["text"]) for s in split_names("sentiment")}
+    for split, text in splits.items():
+        assert (" mouldy" in text) == (split != "train")
+        assert (" bland" in text) == (split == "train")
 
 
 def test_island_questions_ask_for_what_the_passages_tell():

@@ -1,14 +1,15 @@
 """Sentiment: whether the writer of a review found it bad, mixed or good.
 
-Four kinds of telling: plain, negated, mixed ("damp, but ..."), ironic. The unseen split uses
-words and sentence forms that the training split never does.
+Four kinds of telling: plain, negated, mixed ("damp, but ..."), ironic. The words of praise and
+blame in validation and tests never occur in training: what they mean has to be known from
+pretraining. ``test_unseen`` has new sentence forms as well.
 """
 
 from random import Random
 
 from course_utils.world.country import build_country, lexicon
 from course_utils.world.narrator import Narrator
-from course_utils.world.reviews import LABELS, graded_review, kinds_of
+from course_utils.world.reviews import KINDS, LABELS, graded_review, kinds_of
 
 SIZES = {"train": 2400, "validation": 300, "test": 600, "test_unseen": 600}
 
@@ -21,7 +22,7 @@ def build(seed: int) -> dict[str, list[dict]]:
 
 def _rows(split: str, size: int, seed: int, seen: set[str]) -> list[dict]:
     narrator = Narrator(build_country(), Random(f"sentiment-{split}-{seed}"))
-    words = _half(lexicon("reviews"), is_unseen=split == "test_unseen")
+    words = _words(split)
     rows: list[dict] = []
     while len(rows) < size:
         label = LABELS[len(rows) % len(LABELS)]
@@ -34,17 +35,24 @@ def _rows(split: str, size: int, seed: int, seen: set[str]) -> list[dict]:
     return narrator.some(rows, size, size)
 
 
-def _half(words: dict, *, is_unseen: bool) -> dict:
-    """Return the lexicon with the first two thirds of every list, or with the rest."""
-
-    def cut(values: list) -> list:
-        at = max(1, round(len(values) * 2 / 3))
-        return values[at:] if is_unseen else values[:at]
-
-    kinds = ("plain", "negated", "mixed", "ironic")
-    halves = {kind: {tone: cut(forms) for tone, forms in words[kind].items()} for kind in kinds}
+def _words(split: str) -> dict:
+    """Return the reviews' lexicon with the words and the sentence forms that a split may use."""
+    words = lexicon("reviews")
+    forms = {
+        kind: {tone: _part(some, split == "test_unseen") for tone, some in words[kind].items()}
+        for kind in KINDS
+    }
     aspects = {
-        name: {part: values if part == "nouns" else cut(values) for part, values in aspect.items()}
+        name: {
+            part: values if part == "nouns" else _part(values, split != "train")
+            for part, values in aspect.items()
+        }
         for name, aspect in words["aspects"].items()
     }
-    return words | halves | {"aspects": aspects}
+    return words | forms | {"aspects": aspects}
+
+
+def _part(values: list, is_unseen: bool) -> list:
+    """Return the first two thirds of a list, or the rest."""
+    at = max(1, round(len(values) * 2 / 3))
+    return values[at:] if is_unseen else values[:at]
