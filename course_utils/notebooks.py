@@ -1,5 +1,6 @@
 """The course's notebooks as files: find them, read them, clean them, write them back whole."""
 
+import base64
 import os
 import re
 from collections.abc import Sequence
@@ -94,6 +95,18 @@ def strip_volatile(node: "NotebookNode") -> "NotebookNode":
                 output.data = {"text/plain": _WIDGET_PLACEHOLDER}
                 output.metadata = {}
     return node
+
+
+def tagged_pictures(node: "NotebookNode") -> dict[str, bytes]:
+    """Return the PNG of each cell tagged ``picture-NAME``, by name."""
+    return {
+        tag.removeprefix("picture-"): base64.b64decode(output.data["image/png"])
+        for cell in code_cells(node)
+        for tag in cell.metadata.get("tags", [])
+        if tag.startswith("picture-")
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    }
 
 
 def _is_progress_bar(output: "NotebookNode") -> bool:

@@ -178,7 +178,8 @@ def plot_memory(
             if size > 0.07 * largest:
                 ax.text(left + size / 2, row, f"{size:,.3g}", ha="center", va="center", color=INK)
             left += size
-        ax.annotate(f"{left:,.3g} {unit}", (left, row), xytext=(6, 0), va="center", weight="bold",
+        label = f"{left:,.0f}" if left >= 100 else f"{left:.3g}"
+        ax.annotate(f"{label} {unit}", (left, row), xytext=(6, 0), va="center", weight="bold",
                     textcoords="offset points")  # fmt: skip
     if limit_gb is not None:
         ax.axvline(limit_gb * _GB / scale, color=INK, linestyle="--", linewidth=1.5)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -14,8 +14,11 @@ from rich.text import Text
 
 from course_utils.execution import CellError, Execution, execute_notebook
 from course_utils.models import file_sha256
-from course_utils.notebooks import strip_volatile, write_notebook
+from course_utils.notebooks import strip_volatile, tagged_pictures, write_notebook
 from course_utils.run_records import RunRecord, RunRecords, describe_surroundings, fingerprint
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 _OUTCOME_STYLES = {"green": "green", "unchanged": "dim", "failed": "bold red"}
 
@@ -79,10 +82,18 @@ def _run_notebook(
     saved_sha256 = last.saved_sha256 if last and last.fingerprint == key else None
     if save:
         write_notebook(notebook, strip_volatile(execution.node))
+        _refresh_pictures(execution.node, notebook.parent.parent / "docs")
         saved_sha256 = file_sha256(notebook)
     measured = {"seconds": execution.seconds, "peak_bytes": execution.peak_bytes}
     records.add(notebook, RunRecord(fingerprint=key, saved_sha256=saved_sha256, **measured))
     return RunResult(notebook=notebook, outcome="green", **measured)
+
+
+def _refresh_pictures(node: "NotebookNode", docs: Path) -> None:
+    """Write the pictures that README shows anew, where there is a folder for them."""
+    if docs.is_dir():
+        for name, png in tagged_pictures(node).items():
+            (docs / f"{name}.png").write_bytes(png)
 
 
 def _is_current(last: RunRecord, key: str, notebook: Path, *, is_saved: bool) -> bool:

@@ -1,0 +1,45 @@
+"""What `course run --save` leaves in a notebook, and the pictures that README takes from there."""
+
+import base64
+import re
+
+import nbformat
+import pytest
+
+from course_utils.notebooks import notebooks_dir, read_notebook, strip_volatile, tagged_pictures
+from course_utils.paths import checkout_dir
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def notebook_with(data: dict, tags: list[str] | None = None):
+    output = nbformat.v4.new_output("display_data", data=data)
+    cell = nbformat.v4.new_code_cell("x", outputs=[output], metadata={"tags": tags or []})
+    return nbformat.v4.new_notebook(cells=[cell])
+
+
+def test_a_finished_progress_bar_is_dropped_and_a_widget_becomes_a_line():
+    bar = notebook_with({VIEW: {}, "text/plain": "  0%|          | 0/20 [00:00<?, ?step/s]"})
+    assert strip_volatile(bar).cells[0].outputs == []
+    widget = notebook_with({VIEW: {}, "text/plain": "VBox(children=())"})
+    [output] = strip_volatile(widget).cells[0].outputs
+    assert output.data == {"text/plain": "Interactive: run this cell to use it."}
+
+
+def test_pictures_are_found_by_their_tag():
+    png = base64.b64encode(b"picture").decode()
+    assert tagged_pictures(notebook_with({"image/png": png}, ["picture-a"])) == {"a": b"picture"}
+    assert tagged_pictures(notebook_with({"image/png": png}, ["other"])) == {}
+
+
+def test_the_pictures_in_readme_are_those_of_the_notebooks():
+    root = checkout_dir()
+    if root is None:
+        pytest.skip("README is only in a checkout")
+    shown = re.findall(r"\(docs/(\w+)\.png\)", (root / "README.md").read_text())
+    pictures: dict[str, bytes] = {}
+    for path in sorted(notebooks_dir().glob("[0-9][0-9]_*.ipynb")):
+        pictures |= tagged_pictures(read_notebook(path))
+    assert len(shown) == 2
+    for name in shown:
+        assert (root / "docs" / f"{name}.png").read_bytes() == pictures[name]
