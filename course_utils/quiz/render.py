@@ -54,7 +54,9 @@ def answer_html(question: Question) -> str:
 
 def message_html(text: str) -> str:
     """Return a short remark on input that cannot be graded."""
-    return f'<div class="cq-message">{html.escape(text)}</div>' if text else ""
+    return (
+        f'<div class="cq-message">{html.escape(text[:1].upper() + text[1:])}</div>' if text else ""
+    )
 
 
 def feedback_html(session: Session, question: Question) -> str:
@@ -66,7 +68,7 @@ def feedback_html(session: Session, question: Question) -> str:
         verdict, body = ("Right." if is_right else "Not right."), _solution(question, response)
     mark, state = ("✓", "cq-right") if is_right else ("✗", "cq-wrong")
     return (
-        f'{body}<div class="cq-verdict {state}">{mark} {verdict}</div>'
+        f'{body}<div class="cq-verdict {state}"><span class="cq-mark">{mark}</span>{verdict}</div>'
         f'<div class="cq-source">Source: {inline_html(question.source)}</div>'
     )
 

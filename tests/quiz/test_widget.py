@@ -64,11 +64,11 @@ def test_several_choices_are_checked_together(quiz, chosen, is_right):
 def test_nothing_chosen_is_told_and_can_be_mended(quiz):
     go(quiz, 1)
     press(quiz, "Check")
-    assert "choose an option first" in quiz.text
+    assert "Choose an option first" in quiz.text
     assert quiz.session.grades == {}
     quiz.inputs[0].value = quiz.inputs[2].value = True
     press(quiz, "Check")
-    assert "choose an option" not in quiz.text
+    assert "Choose an option" not in quiz.text
     assert quiz.session.score == 1
 
 
