@@ -87,8 +87,8 @@ def test_the_tolerance_is_absolute_and_inclusive(text, is_right):
 
 
 def test_rounding_does_not_spoil_an_exact_bound():
-    assert grade(make("numeric", answer=0.3, tolerance=0.1), "0.2")
-    assert not grade(make("numeric", answer=0.3, tolerance=0.1), "0.1999")
+    assert grade(make("numeric", answer=0.3, tolerance=0.1), "0.4")
+    assert not grade(make("numeric", answer=0.3, tolerance=0.1), "0.4001")
 
 
 def test_a_flash_card_is_graded_by_its_reader():

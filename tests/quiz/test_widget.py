@@ -46,6 +46,7 @@ def test_a_wrong_choice_is_marked_and_explained(quiz):
     assert "Not right." in quiz.text
     wrong_card = re.search(r'cq-card cq-wrong">.*?</div></div>', quiz.text)[0]
     assert "option 0" in wrong_card
+    assert quiz.text.count("cq-card cq-wrong") == 1
     assert "your choice" in wrong_card
 
 
@@ -127,8 +128,14 @@ def test_the_result_counts_and_restart_forgets(quiz):
     press(quiz, "option 1")
     go(quiz, 4)
     assert "1 of 4 right. 3 not answered." in quiz.text
+    while quiz.session.position > 1:
+        quiz.previous_button.click()
+    quiz.inputs[0].value = True
     quiz.restart_button.click()
     assert quiz.session.grades == {}
+    quiz.next_button.click()
+    assert quiz.inputs[0].value is False, "the choice from before is still pressed"
+    quiz.previous_button.click()
     assert "Question 1 of 4" in quiz.text
     press(quiz, "option 0")
     assert quiz.session.grades == {"00-single": False}
@@ -194,6 +201,7 @@ def test_the_listing_is_small_and_folds_every_answer():
         assert len(text.encode()) < MAX_LISTING_BYTES
         outline = Outline(text)
         assert outline.counts["details"] == len(questions) + 1
+        assert "<details open" not in text
         unfolded = re.sub(r"<summary>Answer</summary>.*?</details>", "", text)
         for question in questions:
             assert question.source not in unfolded
