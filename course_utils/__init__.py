@@ -1,3 +1,9 @@
 """Companion package of the course in efficient fine-tuning of language models."""
 
+import logging
+
 __version__ = "0.1.0"
+
+# On processors with AVX512-BF16 bitsandbytes warns, when it is imported, that an optional kernel
+# cannot be fetched from the Hub; nothing in the course needs it.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

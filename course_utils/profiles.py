@@ -65,7 +65,7 @@ class Profile:
 _PROFILES = {
     "cpu": Profile(
         name="cpu", model=EMBEDDED, revision=None, device="cpu", dtype="float32",
-        batch_size=16, max_length_tokens=128, max_steps=60, seeds=(0, 1, 2),
+        batch_size=16, max_length_tokens=128, max_steps=100, seeds=(0, 1, 2),
     ),
     "t4": Profile(
         name="t4", model="HuggingFaceTB/SmolLM2-135M",

@@ -58,11 +58,11 @@ def _full(rates: tuple[float, ...], *, is_pretrained: bool) -> Candidate:
 
 CANDIDATES = {
     "random_init": _full((3e-4, 1e-3, 3e-3), is_pretrained=False),
-    "head": _frozen((3e-3, 1e-2, 3e-2), train_head=True),
+    "head": _frozen((1e-2, 3e-2, 1e-1), train_head=True),
     "norms": _frozen((3e-3, 1e-2, 3e-2), train_norms=True),
     "last_layers": _frozen((3e-4, 1e-3, 3e-3), last_n_layers=2),
     "lora_r1": _lora(1),
     "lora_r4": _lora(4),
     "lora_r16": _lora(16),
-    "full": _full((1e-4, 3e-4, 1e-3), is_pretrained=True),
+    "full": _full((3e-4, 1e-3, 3e-3), is_pretrained=True),
 }
