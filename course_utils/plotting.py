@@ -119,7 +119,7 @@ def plot_methods(
                     marker=style.marker, markersize=8)  # fmt: skip
         texts.append(ax.text(place, mean, style.label, color=style.colour, weight="bold"))
     ax.margins(0.12)
-    adjust_text(texts, ax=ax, expand=(1.25, 1.6))
+    adjust_text(texts, ax=ax, expand=(1.6, 1.9))
     return ax
 
 
@@ -187,7 +187,7 @@ def plot_memory(
             f" card: {limit_gb:g} GB", (limit_gb * _GB / scale, -0.42), va="bottom",
             annotation_clip=False,
         )  # fmt: skip
-    ax.set_yticks(range(len(bars)), list(bars), color=INK)
+    ax.set_yticks(range(len(bars)), [_style(name).label for name in bars], color=INK)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.margins(x=0.14)
@@ -269,13 +269,14 @@ def _plain_ticks(ax: "Axes", places: Sequence[float]) -> None:
 def _label_ends(ax: "Axes", ends: Mapping[str, tuple[float, float, str]]) -> None:
     """Write each line's name right of its last point, moved up where it would hide another."""
     ax.figure.draw_without_rendering()
-    to_pixels, line_height = ax.transData.transform, ax.figure.dpi / 72 * 13
-    right = max(to_pixels((x, y))[0] for x, y, _ in ends.values())
-    lowest_free = float("-inf")
+    line_height, wide = ax.figure.dpi / 72 * 13, ax.figure.dpi / 72 * 80
+    placed: list[tuple[float, float]] = []
     for label, (x, y, colour) in sorted(ends.items(), key=lambda item: item[1][1]):
-        at = to_pixels((x, y))
-        height = max(at[1], lowest_free)
-        lowest_free = height + line_height
-        offset = ((right - at[0] + 10) * 72 / ax.figure.dpi, (height - at[1]) * 72 / ax.figure.dpi)
+        right, up = ax.transData.transform((x, y))
+        height = up
+        while any(abs(right - a) < wide and abs(height - b) < line_height for a, b in placed):
+            height += 1
+        placed.append((right, height))
+        offset = (9, (height - up) * 72 / ax.figure.dpi)
         ax.annotate(label, (x, y), xytext=offset, textcoords="offset points", color=colour,
                     weight="bold", va="center", annotation_clip=False)  # fmt: skip
