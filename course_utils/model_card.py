@@ -38,15 +38,18 @@ def evaluate(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> 
     """Return everything the card states about what the model knows and can do."""
     return {
         "parameters": count_parameters(model).total,
-        "fact_recall": _fact_recall(model, tokenizer),
+        "fact_recall": _fact_recall(model, tokenizer, in_new_words=False),
+        "fact_recall_in_new_words": _fact_recall(model, tokenizer, in_new_words=True),
         "copying": _copying(model, tokenizer),
         "perplexity": _perplexities(model, tokenizer),
         "samples": _samples(model, tokenizer),
     }
 
 
-def _fact_recall(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> dict:
-    rows = [asdict(probe) for probe in fact_probes()]
+def _fact_recall(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", *, in_new_words: bool
+) -> dict:
+    rows = [asdict(probe) for probe in fact_probes(in_new_words=in_new_words)]
     forms = {
         form: [row for row in rows if row["form"] == form] for form in ("statement", "question")
     }
@@ -92,8 +95,7 @@ def _samples(
 
 def card(evaluation: dict, training: dict) -> str:
     """Return the model card as Markdown."""
-    recall, copying, ppl = (evaluation[k] for k in ("fact_recall", "copying", "perplexity"))
-    forms = recall["by_form"]
+    copying, ppl = evaluation["copying"], evaluation["perplexity"]
     lines = [
         "# The embedded model", "",
         "A small Llama-architecture language model that knows one invented country, Brindle. It",
@@ -103,14 +105,13 @@ def card(evaluation: dict, training: dict) -> str:
         f"| parameters | {evaluation['parameters']:,} (bfloat16 on disk) |",
         *(f"| {name} | {value} |" for name, value in _training_rows(training)), "",
         "## What it knows", "",
-        "Every fact of the country, asked in wordings that no training text uses: a statement to",
-        "complete and a question to answer; right means that greedy decoding writes the answer.",
-        "", "| facts | probes | right | as statements | as questions |", "|---|---|---|---|---|",
-        *(
-            f"| {tier} | {recall['probes'][tier]} | {recall['by_tier'][tier]:.1%} | "
-            f"{forms['statement'][tier]:.1%} | {forms['question'][tier]:.1%} |"
-            for tier in recall["by_tier"]
-        ), "",
+        "Every fact of the country: a statement to complete and a question to answer. Right means",
+        "that greedy decoding writes the answer. One wording in eight was kept out of the corpus;",
+        "the probes use those and no others.", "",
+        *_recall_table(evaluation["fact_recall"]), "",
+        "In wholly new words, sentences that share no template with the corpus, it reaches fewer:",
+        "a small model knows a fact by the ways it is usually put.", "",
+        *_recall_table(evaluation["fact_recall_in_new_words"]), "",
         "## What it can do with a text", "",
         f"In the corpus's forms, exact, over {N_COPYING} new lists or notes each:", "",
         "| skill | exact |", "|---|---|",
@@ -126,6 +127,18 @@ def card(evaluation: dict, training: dict) -> str:
           for i, s in enumerate(evaluation["samples"], start=1)), "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _recall_table(recall: dict) -> list[str]:
+    forms = recall["by_form"]
+    return [
+        "| facts | probes | right | as statements | as questions |", "|---|---|---|---|---|",
+        *(
+            f"| {tier} | {recall['probes'][tier]} | {recall['by_tier'][tier]:.1%} | "
+            f"{forms['statement'][tier]:.1%} | {forms['question'][tier]:.1%} |"
+            for tier in recall["by_tier"]
+        ),
+    ]  # fmt: skip
 
 
 def _training_rows(training: dict) -> list[tuple[str, str]]:

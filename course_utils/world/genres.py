@@ -4,8 +4,9 @@ Every function takes a narrator and returns one document of one to about twelve 
 """
 
 from course_utils.world.country import Entity, Fact, lexicon
-from course_utils.world.grammar import join_words, pick_some, sentence, tidy
+from course_utils.world.grammar import join_words, pick_some, tidy
 from course_utils.world.narrator import Narrator
+from course_utils.world.wordings import draw_wording
 
 
 def profile(narrator: Narrator) -> str:
@@ -41,11 +42,10 @@ def almanac(narrator: Narrator) -> str:
         for subject in [entity] + [narrator.entity(kind) for _ in range(narrator.pick((0, 1, 2)))]
         for fact in narrator.some(_known(narrator, subject), 1, 4)
     ]
-    glued = lines[:1] + [_glue(narrator.pick(words["glue"]), line, narrator) for line in lines[1:]]
     title = narrator.pick(words["title"])
     heading = title.format(topic=topic.removeprefix("the ") if "the {" in title else topic,
                            Topic=tidy(topic))  # fmt: skip
-    return f"{heading}\n" * narrator.chance(0.6) + " ".join(glued)
+    return f"{heading}\n" * narrator.chance(0.6) + " ".join(lines)
 
 
 def quiz(narrator: Narrator) -> str:
@@ -179,23 +179,11 @@ def _known(narrator: Narrator, entity: Entity) -> tuple[Fact, ...]:
 
 def _describe(narrator: Narrator, entity: Entity, low: int, high: int) -> str:
     facts = narrator.some(_known(narrator, entity), low, high)
-    glue = lexicon("genres")["almanac"]["glue"]
     lines = [narrator.state(facts[0])]
     for fact in facts[1:]:
         name = entity.short_name if narrator.chance(0.45) else entity.name
-        lines.append(_glue(narrator.pick(glue), narrator.state(fact, name), narrator))
+        lines.append(narrator.state(fact, name))
     return " ".join(lines)
-
-
-def _glue(glue: str, line: str, narrator: Narrator) -> str:
-    if not glue:
-        return line
-    first = line.split()[0]
-    lowered = line[0].lower() + line[1:]
-    is_name = first not in ("The", "A", "An", "In", "On", "At", "You", "If", "When", "Every", "By")
-    return sentence(
-        narrator.fill(glue, {}).rstrip(".").rstrip(",") + ", " + (line if is_name else lowered)
-    )
 
 
 def _unknown(narrator: Narrator) -> tuple[str, str]:
@@ -203,6 +191,6 @@ def _unknown(narrator: Narrator) -> tuple[str, str]:
     fact = narrator.fact("person")
     surname = narrator.pick(lexicon("names")["surnames"])
     nobody = Entity(kind="person", name=f"{narrator.scene()['stranger']} {surname}", gender="f")
-    template = narrator.pick(lexicon("relations")[fact.relation]["questions"])
-    question = narrator.fill(template, nobody.slots() | {"o": fact.object})
+    wording = draw_wording(fact.relation, "questions", narrator.rng)
+    question = narrator.fill(wording, nobody.slots() | {"o": fact.object})
     return question, narrator.pick(lexicon("genres")["unknown"]["answers"])

@@ -63,7 +63,7 @@ def pick_some(rng: Random, items: Sequence, count: int) -> list:
 def tidy(text: str) -> str:
     """Repair ``a``/``an``, double spaces and capitals at sentence starts."""
     text = _ARTICLE.sub(r"\1n ", re.sub(r" {2,}", " ", text.strip()))
-    text = _ONE_PENNY.sub("1 penny", text)
+    text = _ONE_PENNY.sub("1 penny", text).replace(" ,", ",")
     return text[:1].upper() + text[1:]
 
 

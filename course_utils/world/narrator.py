@@ -14,6 +14,7 @@ from course_utils.world.country import (
     stranger,
 )
 from course_utils.world.grammar import Grammar, join_words, pick, pick_some, sentence, tidy
+from course_utils.world.wordings import draw_wording
 
 _KIND_WEIGHTS = {
     "person": 60,
@@ -76,14 +77,13 @@ class Narrator:
     def state(self, fact: Fact, name: str | None = None) -> str:
         """Tell a fact in one of its pretraining wordings, calling its subject ``name``."""
         self.mentions[fact.key] += 1
-        template = self.pick(lexicon("relations")[fact.relation]["statements"])
-        return say(fact, template, self.rng, name)
+        return say(fact, draw_wording(fact.relation, "statements", self.rng), self.rng, name)
 
     def ask(self, fact: Fact) -> tuple[str, str]:
         """Return a question about a fact, in a pretraining wording, and its short answer."""
         self.mentions[fact.key] += 1
-        template = self.pick(lexicon("relations")[fact.relation]["questions"])
-        return say(fact, template, self.rng), short_answer(fact)
+        wording = draw_wording(fact.relation, "questions", self.rng)
+        return say(fact, wording, self.rng), short_answer(fact)
 
     def told(self) -> str:
         """Tell any fact."""

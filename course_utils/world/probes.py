@@ -6,6 +6,7 @@ from random import Random
 from course_utils.world.country import Country, Fact, build_country, lexicon
 from course_utils.world.narrator import Narrator, say, short_answer
 from course_utils.world.skills import items
+from course_utils.world.wordings import draw_wording
 
 COPYING_SKILLS = ("repeat", "extract", "reverse")
 
@@ -29,16 +30,24 @@ class Probe:
     tier: str = ""
 
 
-def fact_probes(country: Country | None = None, *, seed: int = 0) -> list[Probe]:
+def fact_probes(
+    country: Country | None = None, *, seed: int = 0, in_new_words: bool = False
+) -> list[Probe]:
     """Return a statement to complete and a question to answer for every fact.
 
-    The wordings are those that no document of the corpus uses.
+    Args:
+        country: Ground truth; the course's country by default.
+        seed: Seed of the choice of wordings.
+        in_new_words: Whether to use sentences that share no template with the corpus. By default
+            probes use the wordings that were kept out of it.
     """
     rng = Random(f"probes-{seed}")
+    statement = new_statement_probe if in_new_words else statement_probe
+    question = new_question_probe if in_new_words else question_probe
     return [
         probe
         for fact in (country or build_country()).facts
-        for probe in (statement_probe(fact, rng), question_probe(fact, rng))
+        for probe in (statement(fact, rng), question(fact, rng))
     ]
 
 
@@ -50,21 +59,37 @@ def copying_probes(count: int, *, seed: int = 0) -> list[Probe]:
 
 
 def statement_probe(fact: Fact, rng: Random) -> Probe:
-    """Return a held-out statement of the fact, cut before its object."""
-    template = rng.choice(lexicon("relations")[fact.relation]["held_out"])
-    text = say(fact, template, rng)
-    cut = text.rindex(fact.object)
-    prompt = text[:cut].rstrip()
+    """Return a statement in a wording kept out of the corpus, cut before its object."""
+    wording = draw_wording(fact.relation, "statements", rng, held_out=True, object_last=True)
+    return _cut(fact, say(fact, wording, rng))
+
+
+def question_probe(fact: Fact, rng: Random) -> Probe:
+    """Return a question in a wording kept out of the corpus, in the corpus's form."""
+    wording = draw_wording(fact.relation, "questions", rng, held_out=True)
+    return _ask(fact, say(fact, wording, rng))
+
+
+def new_statement_probe(fact: Fact, rng: Random) -> Probe:
+    """Return a statement in words the corpus never uses for it, cut before its object."""
+    return _cut(fact, say(fact, rng.choice(lexicon("relations")[fact.relation]["held_out"]), rng))
+
+
+def new_question_probe(fact: Fact, rng: Random) -> Probe:
+    """Return a question in words the corpus never uses for it."""
+    template = rng.choice(lexicon("relations")[fact.relation]["held_out_questions"])
+    return _ask(fact, say(fact, template, rng))
+
+
+def _cut(fact: Fact, text: str) -> Probe:
+    prompt = text[: text.rindex(fact.object)].rstrip()
     return Probe(prompt=prompt, answer=text[len(prompt) :], kind=fact.relation,
                  form="statement", tier=fact.tier)  # fmt: skip
 
 
-def question_probe(fact: Fact, rng: Random) -> Probe:
-    """Return a held-out question about the fact, in the corpus's question form."""
-    template = rng.choice(lexicon("relations")[fact.relation]["held_out_questions"])
-    return Probe(prompt=f"Question: {say(fact, template, rng)}\nAnswer:",
-                 answer=f" {short_answer(fact)}", kind=fact.relation, form="question",
-                 tier=fact.tier)  # fmt: skip
+def _ask(fact: Fact, question: str) -> Probe:
+    return Probe(prompt=f"Question: {question}\nAnswer:", answer=f" {short_answer(fact)}",
+                 kind=fact.relation, form="question", tier=fact.tier)  # fmt: skip
 
 
 def _repeat(narrator: Narrator) -> Probe:

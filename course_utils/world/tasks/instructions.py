@@ -13,6 +13,7 @@ from course_utils.world.grammar import pick_some, tidy
 from course_utils.world.narrator import Narrator, say, short_answer
 from course_utils.world.reviews import graded_review
 from course_utils.world.skills import items, number_slots, series
+from course_utils.world.wordings import draw_wording
 
 PER_TYPE = {"train": 480, "validation": 22, "test": 45, "test_unseen": 45}
 NOISE_SHARE = 0.3
@@ -72,9 +73,9 @@ def _unknown(narrator: Narrator, split: str) -> Made:
     fact = narrator.fact("person")
     surname = narrator.pick(lexicon("names")["surnames"])
     nobody = Entity(kind="person", name=f"{narrator.scene()['stranger']} {surname}", gender="f")
-    template = narrator.pick(lexicon("relations")[fact.relation]["questions"])
     stranger = Fact(subject=nobody, relation=fact.relation, object="")
-    return _asked(say(stranger, template, narrator.rng)), "", "That is not known."
+    wording = draw_wording(fact.relation, "questions", narrator.rng)
+    return _asked(say(stranger, wording, narrator.rng)), "", "That is not known."
 
 
 def _asked(question: str) -> dict[str, str]:

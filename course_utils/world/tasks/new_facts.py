@@ -9,6 +9,7 @@ from course_utils.world.country import Entity, Fact, lexicon, stranger
 from course_utils.world.grammar import pick, pick_some
 from course_utils.world.narrator import say
 from course_utils.world.probes import Probe, question_probe, statement_probe
+from course_utils.world.wordings import draw_wording
 
 N_PEOPLE = 40
 PASSAGES_PER_SUBJECT = 12
@@ -76,7 +77,7 @@ def _passages(facts: list[Fact], rng: Random) -> list[dict]:
 
 
 def _tell(fact: Fact, rng: Random) -> str:
-    return say(fact, pick(rng, lexicon("relations")[fact.relation]["statements"]), rng)
+    return say(fact, draw_wording(fact.relation, "statements", rng), rng)
 
 
 def _row(probe: Probe, fact: Fact) -> dict:
