@@ -7,7 +7,7 @@ from course_utils.world.country import TIER_WEIGHTS, build_country, lexicon
 from course_utils.world.tasks.new_facts import island_facts
 
 COUNTRY = build_country()
-LEXICONS = ("names", "places", "things", "relations", "stories", "reviews", "genres", "skills",
+LEXICONS = ("names", "frames", "places", "things", "relations", "stories", "reviews", "genres", "skills",
             "topics", "instructions", "preferences")  # fmt: skip
 
 
