@@ -78,7 +78,8 @@ def strip_volatile(node: "NotebookNode") -> "NotebookNode":
     """Remove from a notebook, in place, what changes from run to run or from machine to machine.
 
     Timings, front-end state and the interpreter's version go. A widget's view, which means
-    nothing without its kernel, becomes one line of text.
+    nothing without its kernel, gives way to the picture or page that came with it, or to one line
+    of text.
     """
     node.metadata.pop("widgets", None)
     node.metadata["kernelspec"] = {
@@ -91,7 +92,8 @@ def strip_volatile(node: "NotebookNode") -> "NotebookNode":
     for cell in code_cells(node):
         cell.outputs = [output for output in cell.outputs if not _is_progress_bar(output)]
         for output in cell.outputs:
-            if _WIDGET_VIEW in output.get("data", {}):
+            data = output.get("data", {})
+            if data.pop(_WIDGET_VIEW, None) is not None and set(data) <= {"text/plain"}:
                 output.data = {"text/plain": _WIDGET_PLACEHOLDER}
                 output.metadata = {}
     return node

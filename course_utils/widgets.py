@@ -1,15 +1,17 @@
 """Widgets: the next-token explorer and "will it fit?".
 
-What a widget computes is in plain functions and methods; the view only shows it. The interface is
-what ipywidgets 7.7 and 8 have in common.
+What a widget computes is in plain functions. The interface is common to ipywidgets 7.7 and 8.
 """
 
+import base64
 import html
+import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import ipywidgets
 import torch
+from IPython import get_ipython
 from IPython.display import display
 
 from course_utils.memory import (
@@ -21,9 +23,10 @@ from course_utils.memory import (
     format_bytes,
     known_architectures,
 )
-from course_utils.palette import ACCENT, INK, MUTED, part_colours
+from course_utils.palette import ACCENT, INK, part_colours
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CARDS_GB = {
@@ -42,22 +45,37 @@ PRECISIONS = {
 
 
 class Interactive:
-    """A widget that shows itself, and a line of text where no widget can.
+    """A widget, its picture and its text in one output, of which a front end takes the best.
+
+    JupyterLab takes the widget, GitHub and a saved notebook the picture, a terminal the text.
 
     Args:
         view: The ipywidgets view.
         describe: Returns the present state in words.
+        draw: Draws the present state and returns its axes.
     """
 
-    def __init__(self, view: ipywidgets.Widget, describe: Callable[[], str]) -> None:
-        self.view = view
-        self.describe = describe
+    def __init__(
+        self, view: ipywidgets.Widget, describe: Callable[[], str], draw: "Callable[[], Axes]"
+    ) -> None:
+        self.view, self.describe, self.draw = view, describe, draw
 
     def __repr__(self) -> str:
         return self.describe()
 
+    def bundle(self) -> dict[str, object]:
+        """Return the present state by MIME type: widget, PNG picture, text."""
+        # ipywidgets 7.7 and 8 build this entry in different ways; the format is the same.
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.view.model_id}
+        return {
+            "application/vnd.jupyter.widget-view+json": view,
+            "image/png": _png(self.draw()),
+            "text/plain": self.describe(),
+        }
+
     def _ipython_display_(self) -> None:
-        display(self.view)
+        has_kernel = hasattr(get_ipython(), "kernel")
+        display(self.bundle() if has_kernel else {"text/plain": self.describe()}, raw=True)
 
 
 def next_tokens(
@@ -118,7 +136,9 @@ class NextTokenExplorer(Interactive):
         ]
         self.bars = [ipywidgets.HTML() for _ in range(10)]
         rows = [ipywidgets.HBox(pair) for pair in zip(self.buttons, self.bars, strict=True)]
-        super().__init__(ipywidgets.VBox([self.text, self.temperature, *rows]), self._words)
+        super().__init__(
+            ipywidgets.VBox([self.text, self.temperature, *rows]), self._words, self._picture
+        )
         for button in self.buttons:
             button.on_click(self._append)
         self.text.observe(lambda change: self.refresh(), names="value")
@@ -143,6 +163,13 @@ class NextTokenExplorer(Interactive):
     def _words(self) -> str:
         likely = ", ".join(f"{token!r} {p:.1%}" for token, p in self.choices[:5])
         return f"After {self.text.value!r}: {likely}"
+
+    def _picture(self) -> "Axes":
+        from course_utils.plotting import plot_probabilities
+
+        tokens, probabilities = zip(*self.choices, strict=True)
+        prompt = self.text.value if len(self.text.value) <= 50 else f"…{self.text.value[-50:]}"
+        return plot_probabilities(tokens, probabilities, f"What may follow {prompt!r}")
 
 
 def next_token_explorer(
@@ -190,14 +217,14 @@ class WillItFit(Interactive):
             for name, control in self.controls.items()
         ]
         self.picture = ipywidgets.HTML()
-        super().__init__(ipywidgets.VBox([*rows, self.picture]), self._words)
+        super().__init__(ipywidgets.VBox([*rows, self.picture]), self._words, self._picture)
         for control in self.controls.values():
             control.observe(lambda change: self.refresh(), names="value")
         self.refresh()
 
     def refresh(self) -> None:
         """Estimate again and redraw."""
-        chosen = {name: control.value for name, control in self.controls.items()}
+        self.chosen = chosen = {name: c.value for name, c in self.controls.items()}
         self.card_gb = CARDS_GB[chosen["card"]]
         self.estimate = estimate(
             chosen["model"], FOOTPRINTS[chosen["method"]], batch_size=chosen["batch"],
@@ -208,6 +235,15 @@ class WillItFit(Interactive):
 
     def _words(self) -> str:
         return verdict(self.estimate, self.card_gb)
+
+    def _picture(self) -> "Axes":
+        from course_utils.plotting import plot_memory
+
+        name = "{model}\n{method}, {precision}".format(**self.chosen)
+        finding = self._words().split(". ")[0]
+        ax = plot_memory({name: _parts(self.estimate)}, finding, limit_gb=self.card_gb)
+        ax.set_xlabel("memory (GB); the parts are not all held at once")
+        return ax
 
 
 def will_it_fit() -> WillItFit:
@@ -221,28 +257,43 @@ def _bar(probability: float) -> str:
     return f"<span style='{box}'></span> {probability:.1%}"
 
 
+def _parts(needed: MemoryEstimate) -> dict[str, int]:
+    return {name.removesuffix(" states"): size for name, size in needed.rows()[:5]}
+
+
+def _png(ax: "Axes") -> str:
+    """Return a figure as base64 PNG and close it, or the notebook would show it a second time."""
+    from matplotlib.pyplot import close
+
+    ax.figure.savefig(buffer := io.BytesIO(), format="png", bbox_inches="tight")
+    close(ax.figure)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
 def _stack(needed: MemoryEstimate, card_gb: float) -> str:
     """Return a stacked bar, its legend, the card's line and the verdict as HTML."""
-    parts = dict(needed.rows()[:5])
-    names = {name: name.removesuffix(" states") for name in parts}
-    colours = part_colours(list(names.values()))
+    parts = _parts(needed)
+    colours = part_colours(list(parts))
     scale = 600 / max(sum(parts.values()), card_gb * 1e9)
     box = "display:inline-block;height:34px"
     bar = "".join(
         f"<span title='{name}: {format_bytes(size)}' style='{box};width:{size * scale:.1f}px;"
-        f"background:{colours[names[name]]}'></span>"
+        f"background:{colours[name]}'></span>"
         for name, size in parts.items()
     )
     legend = " &nbsp; ".join(
-        f"<span style='background:{colours[names[name]]};color:{INK};padding:1px 6px'>"
+        f"<span style='background:{colours[name]};color:{INK};padding:1px 6px'>"
         f"{name}</span> {format_bytes(size)}"
         for name, size in parts.items()
     )
-    line = f"width:{card_gb * 1e9 * scale:.1f}px;border-right:3px dashed {MUTED};height:46px"
+    # currentColor: dark on the light theme, light on the dark one.
+    line = f"left:{card_gb * 1e9 * scale:.1f}px;border-left:2px dashed currentColor;height:60px"
     words = html.escape(verdict(needed, card_gb))
+    sums = f"The parts sum to {format_bytes(needed.total_bytes)}, but not all are held at once."
     return (
-        f"<div style='position:relative;height:52px;width:640px;margin-top:8px'>"
-        f"<div style='position:absolute;top:6px;white-space:nowrap;font-size:0'>{bar}</div>"
-        f"<div style='position:absolute;top:0;{line}'></div></div>"
-        f"<div style='width:640px;line-height:2'>{legend}</div><p><b>{words}</b></p>"
+        f"<div style='position:relative;height:64px;width:700px;margin-top:8px'>"
+        f"<div style='position:absolute;top:22px;white-space:nowrap;font-size:0'>{bar}</div>"
+        f"<div style='position:absolute;top:0;{line};line-height:18px;padding-left:5px'>"
+        f"{card_gb:g} GB</div></div>"
+        f"<div style='width:700px;line-height:2'>{legend}<br>{sums}</div><p><b>{words}</b></p>"
     )

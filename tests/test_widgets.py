@@ -1,9 +1,17 @@
+import base64
 import math
+import struct
 
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 
-from course_utils.memory import FullFootprint, estimate, known_architectures
+from course_utils.memory import FullFootprint, estimate, format_bytes, known_architectures
 from course_utils.models import load_base_model, load_tokenizer
 from course_utils.widgets import next_token_explorer, next_tokens, verdict, will_it_fit
 
@@ -66,6 +74,41 @@ def test_will_it_fit_follows_its_controls():
     assert repr(fit) in fit.picture.value.replace("&#x27;", "'")
     fit.controls["batch"].value = 512
     assert "activations" in repr(fit)
+
+
+def test_the_bar_s_parts_and_the_peak_are_told_apart():
+    fit = will_it_fit()
+    assert fit.estimate.total_bytes > fit.estimate.peak_bytes
+    assert format_bytes(fit.estimate.total_bytes) in fit.picture.value
+    assert format_bytes(fit.estimate.peak_bytes) in fit.picture.value
+    assert "16 GB</div>" in fit.picture.value
+
+
+@pytest.mark.parametrize("make", ["explorer", "fit"])
+def test_one_output_holds_widget_picture_and_text(make, model, tokenizer):
+    """A front end without widgets falls back to the picture, one without pictures to the text."""
+    widget = next_token_explorer(model, tokenizer, "Once,") if make == "explorer" else will_it_fit()
+    bundle = widget.bundle()
+    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == widget.view.model_id
+    assert bundle["text/plain"] == repr(widget)
+    png = base64.b64decode(bundle["image/png"])
+    width, height = struct.unpack(">II", png[16:24])
+    assert png.startswith(b"\x89PNG")
+    assert 400 < width < 1200
+    assert 100 < height < 700
+    assert len(png) < 40_000
+    assert plt.get_fignums() == []
+
+
+def test_a_terminal_shows_the_words(capsys):
+    """IPython in a terminal has no kernel and no front end: it must not print `VBox(children=`."""
+    fit = will_it_fit()
+    shell = InteractiveShell.instance()
+    try:
+        shell.display_formatter.format(fit)
+    finally:
+        shell.clear_instance()
+    assert capsys.readouterr().out.strip() == repr(fit)
 
 
 def test_every_known_model_has_a_verdict():

@@ -26,6 +26,12 @@ def test_a_finished_progress_bar_is_dropped_and_a_widget_becomes_a_line():
     assert output.data == {"text/plain": "Interactive: run this cell to use it."}
 
 
+def test_a_widget_that_brings_a_picture_leaves_it_behind():
+    data = {"image/png": "aGk=", "text/plain": "It fits."}
+    [output] = strip_volatile(notebook_with({VIEW: {}} | data)).cells[0].outputs
+    assert output.data == data
+
+
 def test_pictures_are_found_by_their_tag():
     png = base64.b64encode(b"picture").decode()
     assert tagged_pictures(notebook_with({"image/png": png}, ["picture-a"])) == {"a": b"picture"}
