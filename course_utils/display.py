@@ -1,9 +1,10 @@
 """What notebooks show beside figures: source code, tables, texts side by side, coloured tokens.
 
-Everything is plain HTML with inline styles, because GitHub strips style sheets, and has a text
-form for terminals.
+Everything is Markdown or plain HTML with inline styles, because GitHub strips style sheets, and
+has a text form for terminals.
 """
 
+import ast
 import html
 import inspect
 import textwrap
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import FunctionType, ModuleType
 from typing import Any
 
-from IPython.display import HTML, Code
+from IPython.display import HTML
 
 from course_utils.palette import heat_colour, text_colour_on
 
@@ -34,13 +35,53 @@ class Shown(HTML):
         return self.text
 
 
-def show_source(thing: FunctionType | type | ModuleType) -> Code:
+class Source:
+    """Python source: highlighted by whoever shows Markdown, plain elsewhere.
+
+    Args:
+        text: The source.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.data = text
+
+    def __repr__(self) -> str:
+        return self.data
+
+    def _repr_markdown_(self) -> str:
+        return f"```python\n{self.data}\n```"
+
+
+def show_source(thing: FunctionType | type | ModuleType, *, docstring: bool = True) -> Source:
     """Show the source of a function, method, class or module of the package.
+
+    Args:
+        thing: What to show.
+        docstring: Whether to show its docstring, and those of what it contains.
 
     Raises:
         TypeError: If ``thing`` has no source in Python.
     """
-    return Code(textwrap.dedent(inspect.getsource(thing)), language="python")
+    text = textwrap.dedent(inspect.getsource(thing)).strip()
+    return Source(text if docstring else _without_docstrings(text))
+
+
+def _without_docstrings(text: str) -> str:
+    owners = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    gone: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        # A docstring that is all of a body stays: without it the code would not parse.
+        if isinstance(node, owners) and ast.get_docstring(node) and len(node.body) > 1:
+            following = node.body[1]
+            decorators = getattr(following, "decorator_list", [])
+            first = min([following.lineno, *(d.lineno for d in decorators)])
+            last = node.body[0].end_lineno
+            lines = text.splitlines()
+            while last + 1 < first and not lines[last].strip():
+                last += 1
+            gone |= set(range(node.body[0].lineno, last + 1))
+    kept = (line for n, line in enumerate(text.splitlines(), 1) if n not in gone)
+    return "\n".join(kept)
 
 
 def table(
@@ -60,7 +101,7 @@ def table(
         raise ValueError("a table needs at least one row")
     names = list(rows[0])
     cells = [[_shown(row.get(name), (forms or {}).get(name)) for name in names] for row in rows]
-    is_number = [isinstance(rows[0].get(name), int | float) for name in names]
+    is_number = [_is_numeric([row.get(name) for row in rows]) for name in names]
     head = "".join(_cell("th", name, num) for name, num in zip(names, is_number, strict=True))
     body = "".join(
         "<tr>" + "".join(_cell("td", c, n) for c, n in zip(row, is_number, strict=True)) + "</tr>"
@@ -70,7 +111,9 @@ def table(
         caption
     )
     markup = f"<table style='border-collapse:collapse'>{title}<thead><tr>{head}</tr></thead>"
-    return Shown(markup + f"<tbody>{body}</tbody></table>", _as_text(names, cells, caption))
+    return Shown(
+        markup + f"<tbody>{body}</tbody></table>", _as_text(names, cells, is_number, caption)
+    )
 
 
 def side_by_side(texts: Mapping[str, str]) -> Shown:
@@ -104,6 +147,14 @@ def coloured_tokens(tokens: Sequence[str], values: Sequence[float], *, caption: 
     return Shown(markup, f"{caption}\n{listing}".strip())
 
 
+def _is_numeric(column: Sequence[Any]) -> bool:
+    """Return whether a column holds numbers; gaps may stand between them, yes and no may not."""
+    present = [value for value in column if value is not None]
+    return bool(present) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in present
+    )
+
+
 def _shown(value: Any, form: str | None) -> str:  # noqa: ANN401
     if form and isinstance(value, int | float):
         return form.format(value)
@@ -117,13 +168,19 @@ def _shown(value: Any, form: str | None) -> str:  # noqa: ANN401
 def _cell(tag: str, text: str, is_number: bool) -> str:
     align = "right" if is_number else "left"
     content = html.escape(text).replace("\n", "<br>")
-    return f"<{tag} style='{_CELL}text-align:{align}'>{content}</{tag}>"
+    # The attribute is for GitHub, which strips the style; the style wins over JupyterLab's sheet.
+    return f"<{tag} align='{align}' style='{_CELL}text-align:{align}'>{content}</{tag}>"
 
 
-def _as_text(names: Sequence[str], cells: Sequence[Sequence[str]], caption: str) -> str:
+def _as_text(
+    names: Sequence[str], cells: Sequence[Sequence[str]], is_number: Sequence[bool], caption: str
+) -> str:
     widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
     lines = [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        "  ".join(
+            text.rjust(width) if is_right else text.ljust(width)
+            for text, width, is_right in zip(row, widths, is_number, strict=True)
+        ).rstrip()
         for row in (names, *cells)
     ]
     return "\n".join(([caption] if caption else []) + lines)

@@ -1,6 +1,12 @@
+import ast
+import inspect
+import re
+
 import pytest
+from IPython.core.formatters import DisplayFormatter
 
 from course_utils.display import coloured_tokens, show_source, side_by_side, table
+from course_utils.methods import frozen
 from course_utils.methods.frozen import FrozenFineTuning
 
 
@@ -9,7 +15,17 @@ def test_a_table_has_every_cell_in_both_forms():
                   caption="results", forms={"accuracy": "{:.2f}"})  # fmt: skip
     assert "a&lt;b" in shown.data
     assert "text-align:right'>0.91" in shown.data
-    assert repr(shown).splitlines() == ["results", "name  accuracy", "a<b   0.91", "c     0.50"]
+    assert repr(shown).splitlines() == [
+        "results", "name  accuracy", "a<b       0.91", "c         0.50",
+    ]  # fmt: skip
+
+
+def test_a_column_is_aligned_by_all_its_values():
+    """GitHub strips styles and keeps attributes: the alignment is in both."""
+    shown = table([{"n": None, "ok": True, "x": 1}, {"n": 2.5, "ok": False, "x": "a"}])
+    assert re.findall(r"<th align='(\w+)' [^>]*text-align:(\w+)'>", shown.data) == [
+        ("right", "right"), ("left", "left"), ("left", "left"),
+    ]  # fmt: skip
 
 
 def test_numbers_and_truth_are_written_for_readers():
@@ -40,4 +56,39 @@ def test_tokens_are_coloured_by_value():
 def test_source_is_shown_without_indentation_or_path():
     shown = show_source(FrozenFineTuning.apply_to)
     assert shown.data.startswith("def apply_to(self")
-    assert "course_utils/" not in shown._repr_html_()
+    assert "course_utils/" not in shown._repr_markdown_()
+    assert repr(shown) == shown.data
+
+
+def test_source_costs_no_style_sheet():
+    shown = show_source(table)
+    data, _ = DisplayFormatter().format(shown)
+    assert set(data) == {"text/markdown", "text/plain"}
+    assert data["text/markdown"] == f"```python\n{shown.data}\n```"
+
+
+@pytest.mark.parametrize("thing", [table, FrozenFineTuning, FrozenFineTuning.apply_to, frozen])
+def test_source_without_docstrings_is_the_same_program(thing):
+    full, short = show_source(thing).data, show_source(thing, docstring=False).data
+    assert len(short) < len(full)
+    assert '"""' not in short
+    tree = ast.parse(full)
+    for node in ast.walk(tree):
+        if getattr(node, "body", None) and isinstance(node.body, list):
+            node.body = [part for part in node.body if not is_docstring(part)]
+    assert ast.dump(ast.parse(short)) == ast.dump(tree)
+
+
+def is_docstring(node):
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def test_a_body_that_is_only_a_docstring_keeps_it():
+    assert (
+        show_source(OnlyADocstring, docstring=False).data
+        == inspect.getsource(OnlyADocstring).strip()
+    )
+
+
+class OnlyADocstring(Exception):  # noqa: N818
+    """All there is."""
