@@ -15,6 +15,7 @@ from course_utils.palette import (
     GRID,
     INK,
     MUTED,
+    MethodStyle,
     heat_colour,
     method_style,
     part_colours,
@@ -183,12 +184,10 @@ def plot_memory(
                     textcoords="offset points")  # fmt: skip
     if limit_gb is not None:
         ax.axvline(limit_gb * _GB / scale, color=INK, linestyle="--", linewidth=1.5)
-        ax.annotate(
-            f" card: {limit_gb:g} GB", (limit_gb * _GB / scale, -0.42), va="bottom",
-            annotation_clip=False,
-        )  # fmt: skip
+        ax.text(limit_gb * _GB / scale, -0.42, f" card: {limit_gb:g} GB", va="bottom")
     ax.set_yticks(range(len(bars)), [_style(name).label for name in bars], color=INK)
-    ax.invert_yaxis()
+    # The card's label stands above the first bar, inside the axes: above them is the title.
+    ax.set_ylim(len(bars) - 0.5, -0.5 if limit_gb is None else -0.85)
     ax.grid(axis="y", visible=False)
     ax.margins(x=0.14)
     handles = [plt.Rectangle((0, 0), 1, 1, color=colours[name]) for name in names]
@@ -250,14 +249,12 @@ def plot_heat(
     return ax
 
 
-def _style(name: str):  # noqa: ANN202
-    """Return a method's style, or the base's colour under any other name."""
-    from dataclasses import replace
-
+def _style(name: str) -> MethodStyle:
+    """Return a method's style; what is no method is grey, so that no method's colour is lent."""
     try:
         return method_style(name)
     except ValueError:
-        return replace(method_style("lora"), label=name)
+        return MethodStyle(MUTED, "o", name)
 
 
 def _plain_ticks(ax: "Axes", places: Sequence[float]) -> None:

@@ -2,13 +2,22 @@ import matplotlib
 
 matplotlib.use("agg")
 
+from itertools import combinations
+
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from course_utils.intervals import can_tell_apart, interval
-from course_utils.palette import heat_colour, method_names, method_style, text_colour_on
+from course_utils.palette import (
+    heat_colour,
+    method_names,
+    method_style,
+    relative_luminance,
+    text_colour_on,
+)
 from course_utils.plotting import (
     plot_bars,
     plot_heat,
@@ -60,6 +69,14 @@ def test_memory_bars_add_up_and_show_the_card():
     assert sum(patch.get_width() for patch in ax.patches) == pytest.approx(98)
 
 
+def test_the_card_s_label_is_between_the_first_bar_and_the_title():
+    ax = plot_memory({"7B": {"weights": 14e9, "optimizer": 84e9}}, "t", limit_gb=16)
+    ax.figure.draw_without_rendering()
+    card = next(text for text in ax.texts if "card" in text.get_text()).get_window_extent()
+    assert ax.patches[0].get_window_extent().y1 <= card.y0
+    assert card.y1 <= ax.get_window_extent().y1
+
+
 def test_methods_are_named_beside_their_points():
     ax = plot_methods({"full": (4e6, [0.9, 0.92]), "head": (768, [0.6, 0.61])}, "t", x="n", y="a")
     assert {"full", "head only"} <= set(texts(ax))
@@ -80,9 +97,69 @@ def test_colours_differ_between_methods_that_are_not_relatives():
     assert len({method_style(name).colour for name in main}) == len(main)
 
 
+def test_what_is_no_method_is_not_drawn_in_a_method_s_colour():
+    line = plot_lines({"with the bug": {1: [1.0], 2: [2.0]}}, "t", x="x", y="y").lines[0]
+    bar = plot_bars({"told often": [0.5]}, "t", x="x").patches[0]
+    methods = {matplotlib.colors.to_hex(method_style(name).colour) for name in method_names()}
+    for colour in (line.get_color(), bar.get_facecolor()[:3]):
+        assert matplotlib.colors.to_hex(colour) not in methods
+
+
+def contrast(first: str, second: str) -> float:
+    """WCAG 2.1, contrast ratio."""
+    low, high = sorted((relative_luminance(first), relative_luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
 @given(st.floats(0, 1))
 def test_text_on_a_heat_colour_can_be_read(position: float):
-    assert text_colour_on(heat_colour(position)) in ("#1A1A1A", "#FFFFFF")
+    background = heat_colour(position)
+    assert contrast(text_colour_on(background), background) >= 4.5
+
+
+# Machado, Oliveira and Fernandes, 2009, table 1: full severity, on linear RGB.
+SIGHTS = {
+    "normal": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                   [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                     [-0.011820, 0.042940, 0.968881]],
+}  # fmt: skip
+# sRGB to XYZ relative to D65 (IEC 61966-2-1).
+TO_XYZ = [[0.4339, 0.3762, 0.1899], [0.2126, 0.7152, 0.0722], [0.0178, 0.1095, 0.8728]]
+
+
+def cielab(colour: str, sight: str) -> np.ndarray:
+    rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    xyz = np.array(TO_XYZ) @ np.clip(np.array(SIGHTS[sight]) @ linear, 0, 1)
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+MAIN = ("base", "full", "last_layers", "head", "norms", "lora", "qlora", "dora", "bottleneck",
+        "prompt", "prefix", "p_tuning")  # fmt: skip
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_main_methods_can_be_told_apart_by_colour(sight):
+    """A difference of 2.3 in CIELAB is just noticeable; these lines are thin and far apart."""
+    colours = {name: cielab(method_style(name).colour, sight) for name in MAIN}
+    for first, second in combinations(MAIN, 2):
+        assert np.linalg.norm(colours[first] - colours[second]) > 12, (first, second)
+
+
+def test_method_colours_stand_out_on_white_and_no_two_methods_look_the_same():
+    styles = [method_style(name) for name in method_names()]
+    assert min(contrast(style.colour, "#FFFFFF") for style in styles) >= 3
+    assert len({(style.colour, style.marker) for style in styles}) == len(styles)
+
+
+def test_lora_darkens_with_rank():
+    luminances = [relative_luminance(method_style(f"lora_r{r}").colour) for r in (1, 2, 4, 8, 16)]
+    assert luminances == sorted(luminances, reverse=True)
+    assert len(set(luminances)) == 5
+    assert method_style("LoRA r=4") == method_style("lora_r4")
 
 
 def test_the_interval_is_student_s():
