@@ -61,7 +61,7 @@ class Recipe:
     """
 
     seed: int = 0
-    tokens: int = 26_000_000
+    tokens: int = 25_200_000
     vocab_size: int = 3072
     d_model: int = 256
     n_layers: int = 6

@@ -1,7 +1,9 @@
 """Run a study and print its tables: ``python -m course_utils.compare separation``."""
 
+from dataclasses import replace
 from typing import Annotated
 
+import torch
 import typer
 
 from course_utils.compare.candidates import CANDIDATES
@@ -10,11 +12,23 @@ from course_utils.compare.tables import largest_distinct_set, markdown_table
 from course_utils.compare.tasks import Row
 
 
-def main(name: Annotated[str, typer.Argument(help=f"One of {', '.join(STUDIES)}.")]) -> None:
-    """Run what is missing of a study, then print a table for each size of training set."""
+def main(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(STUDIES)}.")],
+    task: Annotated[list[str] | None, typer.Option(help="Only these of its tasks.")] = None,
+    threads: Annotated[int, typer.Option(help="Processor threads; 0 leaves torch's choice.")] = 0,
+) -> None:
+    """Run what is missing of a study, then print a table for each size of training set.
+
+    Two processes may share a study, each with its own tasks.
+    """
     if name not in STUDIES:
         raise typer.BadParameter(f"{name!r} must be one of {', '.join(STUDIES)}")
+    if threads:
+        torch.set_num_threads(threads)
     study = STUDIES[name]
+    if unknown := set(task or ()) - set(study.tasks):
+        raise typer.BadParameter(f"{unknown} must be among {', '.join(study.tasks)}")
+    study = replace(study, tasks=tuple(task or study.tasks))
     rows = run_study(study, on_run=_report)
     for size in study.sizes:
         for split in ("test", "test_unseen"):

@@ -38,7 +38,7 @@ def _lora(rank: int) -> Candidate:
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
             return get_peft_model(model, config)
 
-    return Candidate(put_on=put_on, rates=(1e-3, 3e-3, 1e-2))
+    return Candidate(put_on=put_on, rates=(3e-3, 1e-2))
 
 
 def _frozen(rates: tuple[float, ...], **options: Any) -> Candidate:  # noqa: ANN401
@@ -57,12 +57,12 @@ def _full(rates: tuple[float, ...], *, is_pretrained: bool) -> Candidate:
 
 
 CANDIDATES = {
-    "random_init": _full((3e-4, 1e-3, 3e-3), is_pretrained=False),
-    "head": _frozen((1e-2, 3e-2, 1e-1), train_head=True),
-    "norms": _frozen((3e-3, 1e-2, 3e-2), train_norms=True),
-    "last_layers": _frozen((3e-4, 1e-3, 3e-3), last_n_layers=2),
+    "random_init": _full((1e-3, 3e-3), is_pretrained=False),
+    "head": _frozen((1e-2, 3e-2), train_head=True),
+    "norms": _frozen((3e-3, 1e-2), train_norms=True),
+    "last_layers": _frozen((3e-4, 1e-3), last_n_layers=2),
     "lora_r1": _lora(1),
     "lora_r4": _lora(4),
     "lora_r16": _lora(16),
-    "full": _full((3e-4, 1e-3, 3e-3), is_pretrained=True),
+    "full": _full((3e-4, 1e-3), is_pretrained=True),
 }
