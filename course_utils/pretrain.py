@@ -68,8 +68,8 @@ class Recipe:
     n_heads: int = 4
     d_ff: int = 512
     context_tokens: int = 256
-    batch_size: int = 8
-    learning_rate: float = 2.5e-3
+    batch_size: int = 16
+    learning_rate: float = 3e-3
     embedding_learning_rate: float = 3e-3
 
 

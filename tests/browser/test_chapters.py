@@ -2,21 +2,72 @@
 
 from pathlib import Path
 
+import nbformat
 import pytest
 from playwright.sync_api import expect
+
+from tests.browser.lab import NotebookPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
 
-@pytest.mark.parametrize(
-    "chapter", sorted(NOTEBOOKS.glob("00_*.ipynb")), ids=lambda chapter: chapter.stem
-)
-def test_chapter_00_runs_and_its_widgets_appear(open_notebook, chapter):
+def cell_with(chapter: Path, source: str) -> int:
+    """Return the position of the one code cell that contains this text."""
+    cells = nbformat.read(chapter, as_version=4).cells
+    found = [i for i, c in enumerate(cells) if c.cell_type == "code" and source in c.source]
+    assert len(found) == 1, f"{source!r} is in cells {found}"
+    return found[0]
+
+
+def test_chapter_00_runs_and_its_widgets_answer(open_notebook):
+    chapter = NOTEBOOKS / "00_start_here.ipynb"
     notebook = open_notebook(chapter)
     notebook.run_all()
-    expect(notebook.widgets().first).to_be_visible()
-    notebook.save_picture(chapter.stem)
-    # What is particular to chapter 00 follows here: a click in the next-token explorer and in
-    # will-it-fit, one quiz question answered right and one wrong, each with a picture.
+    next_token_explorer_appends_what_is_clicked(notebook, chapter)
+    will_it_fit_follows_the_card(notebook, chapter)
+    the_quiz_tells_right_from_wrong(notebook, chapter)
+
+
+def next_token_explorer_appends_what_is_clicked(notebook: NotebookPage, chapter: Path) -> None:
+    explorer = notebook.output(cell_with(chapter, "next_token_explorer(model"))
+    box, likeliest = explorer.locator("textarea"), explorer.get_by_role("button").first
+    before, token = box.input_value(), likeliest.inner_text()
+    likeliest.click()
+    expect(box).to_have_value(before + token.replace("\u2423", " ").replace("\u23ce", "\n"))
+    # The likeliest token was appended, so the model was asked again and answers something else.
+    expect(likeliest).not_to_have_text(token)
+    notebook.save_picture("00_next_token_explorer")
+
+
+def will_it_fit_follows_the_card(notebook: NotebookPage, chapter: Path) -> None:
+    widget = notebook.output(cell_with(chapter, "will_it_fit()"))
+    expect(widget.get_by_text("It does not fit")).to_be_visible()
+    notebook.save_picture("00_will_it_fit_t4")
+    widget.locator("select").last.select_option("8 x H100 (640 GB)")
+    expect(widget.get_by_text("It fits")).to_be_visible()
+    notebook.save_picture("00_will_it_fit_eight_cards")
+
+
+def the_quiz_tells_right_from_wrong(notebook: NotebookPage, chapter: Path) -> None:
+    quiz = notebook.output(cell_with(chapter, "Quiz(QuestionBank")).locator(".cq")
+    quiz.get_by_role("button", name="16", exact=True).click()
+    expect(quiz.locator(".cq-verdict")).to_contain_text("Right.")
+    expect(quiz).to_contain_text("1 right of 1 answered")
+    notebook.save_picture("00_quiz_right")
+    quiz.get_by_role("button", name="Next").click()
+    quiz.locator("input").fill("12")
+    quiz.get_by_role("button", name="Check").click()
+    expect(quiz.locator(".cq-verdict")).to_contain_text("Not right.")
+    expect(quiz).to_contain_text("1 right of 2 answered")
+    notebook.save_picture("00_quiz_wrong")
+
+
+def test_chapter_01_runs_and_its_quiz_appears(open_notebook):
+    chapter = NOTEBOOKS / "01_full_and_frozen.ipynb"
+    notebook = open_notebook(chapter)
+    notebook.run_all()
+    quiz = notebook.output(cell_with(chapter, "Quiz(QuestionBank")).locator(".cq")
+    expect(quiz).to_contain_text("Question 1 of")
+    notebook.save_picture("01_quiz")

@@ -99,6 +99,27 @@ def test_a_study_is_taken_up_where_it_stopped(tmp_path, monkeypatch):
     assert made == [("head", rates[-1], s) for s in (1, 2)]
 
 
+def test_a_study_takes_over_rates_and_runs_of_another(tmp_path, monkeypatch):
+    made = []
+
+    def fake(task, method, rate, seed, *, n_examples=None):
+        made.append((rate, seed, n_examples))
+        score = row(method, seed, 0.5, rate=rate, validation=rate)
+        return score | {"task": task.name, "n_examples": n_examples}
+
+    monkeypatch.setattr(study, "data_dir", lambda: tmp_path)
+    monkeypatch.setattr(study, "fit", fake)
+    monkeypatch.setattr(study, "base_row", lambda task: row("base", 0, 0.1, rate=0.0))
+    run_study(Study(name="first", tasks=("topics",), methods=("head",)))
+    made.clear()
+    sizes = Study(name="sizes", tasks=("topics",), methods=("head",), sizes=(20, None),
+                  rates_from="first")  # fmt: skip
+    rows = run_study(sizes)
+    best = CANDIDATES["head"].rates[-1]
+    assert made == [(best, seed, 20) for seed in (0, 1, 2)]
+    assert len(best_runs(rows, "topics", "head")) == 3
+
+
 def test_unrecorded_studies_say_how_to_record_them():
     with pytest.raises(FileNotFoundError, match=r"run `python -m course_utils.compare nothing`"):
         load_results("nothing")
