@@ -25,6 +25,8 @@ from course_utils.palette import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from course_utils.memory.parts import MemoryParts
+
 _STYLE = {
     "figure.dpi": 110, "figure.facecolor": "white", "axes.facecolor": "white",
     "font.size": 10, "font.family": "DejaVu Sans", "text.color": INK,
@@ -155,18 +157,19 @@ def plot_bars(
 
 
 def plot_memory(
-    bars: Mapping[str, Mapping[str, float]], title: str, *, limit_gb: float | None = None,
-    unit: str = "GB",
+    bars: "Mapping[str, MemoryParts | Mapping[str, float]]", title: str, *,
+    limit_gb: float | None = None, unit: str = "GB",
 ) -> "Axes":  # fmt: skip
     """Draw memory by part as stacked horizontal bars, with the parts named on the first.
 
     Args:
-        bars: For each bar, the bytes of each part.
+        bars: For each bar, an estimate, a measurement, or the bytes of each part by name.
         title: The finding.
         limit_gb: Memory of a card, drawn as a line.
         unit: ``GB`` (10^9 bytes) or ``MB`` (10^6 bytes).
     """
     scale = {"GB": _GB, "MB": 1e6}[unit]
+    bars = {n: bar if isinstance(bar, Mapping) else bar.parts() for n, bar in bars.items()}
     ax = new_axes(title, x=f"memory ({unit})", height=1.7 + 0.55 * len(bars))
     names = list(dict.fromkeys(name for parts in bars.values() for name in parts))
     colours = part_colours(names)

@@ -187,11 +187,11 @@ def verdict(needed: MemoryEstimate, card_gb: float) -> str:
         return f"It fits: {peak} at the peak of a step, {needed.peak_bytes / room:.0%} of the card."
     if needed.peak_bytes <= room:
         return f"It hardly fits: {peak} of {card_gb:g} GB, and the CUDA context wants some too."
-    parts = dict(needed.rows()[:5])
+    parts = needed.parts()
     largest = max(parts, key=lambda name: parts[name])
     advice = {
         "weights": "store them in fewer bits, or take a smaller model",
-        "gradients": "train fewer parameters", "optimizer states": "train fewer parameters",
+        "gradients": "train fewer parameters", "optimizer": "train fewer parameters",
         "activations": "shorten the batch, or recompute them (gradient checkpointing)",
         "logits": "shorten the batch",
     }[largest]  # fmt: skip
@@ -241,7 +241,7 @@ class WillItFit(Interactive):
 
         name = "{model}\n{method}, {precision}".format(**self.chosen)
         finding = self._words().split(". ")[0]
-        ax = plot_memory({name: _parts(self.estimate)}, finding, limit_gb=self.card_gb)
+        ax = plot_memory({name: self.estimate}, finding, limit_gb=self.card_gb)
         ax.set_xlabel("memory (GB); the parts are not all held at once")
         return ax
 
@@ -257,10 +257,6 @@ def _bar(probability: float) -> str:
     return f"<span style='{box}'></span> {probability:.1%}"
 
 
-def _parts(needed: MemoryEstimate) -> dict[str, int]:
-    return {name.removesuffix(" states"): size for name, size in needed.rows()[:5]}
-
-
 def _png(ax: "Axes") -> str:
     """Return a figure as base64 PNG and close it, or the notebook would show it a second time."""
     from matplotlib.pyplot import close
@@ -272,7 +268,7 @@ def _png(ax: "Axes") -> str:
 
 def _stack(needed: MemoryEstimate, card_gb: float) -> str:
     """Return a stacked bar, its legend, the card's line and the verdict as HTML."""
-    parts = _parts(needed)
+    parts = needed.parts()
     colours = part_colours(list(parts))
     scale = 600 / max(sum(parts.values()), card_gb * 1e9)
     box = "display:inline-block;height:34px"

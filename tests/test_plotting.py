@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from course_utils.intervals import can_tell_apart, interval
+from course_utils.memory import FullFootprint, estimate
 from course_utils.palette import (
     heat_colour,
     method_names,
@@ -67,6 +68,12 @@ def test_memory_bars_add_up_and_show_the_card():
     assert "98 GB" in texts(ax)
     assert any("card: 16 GB" in text for text in texts(ax))
     assert sum(patch.get_width() for patch in ax.patches) == pytest.approx(98)
+
+
+def test_an_estimate_can_be_drawn_as_it_is():
+    needed = estimate("SmolLM2-135M", FullFootprint(), batch_size=1, seq_len=64)
+    ax = plot_memory({"step": needed}, "t", unit="MB")
+    assert sum(p.get_width() for p in ax.patches) == pytest.approx(needed.total_bytes / 1e6)
 
 
 def test_the_card_s_label_is_between_the_first_bar_and_the_title():

@@ -68,7 +68,7 @@ def test_typing_and_temperature_refresh_the_bars(model, tokenizer):
 def test_will_it_fit_follows_its_controls():
     fit = will_it_fit()
     assert "does not fit" in repr(fit)
-    assert "optimizer states" in repr(fit)
+    assert "optimizer: train fewer" in repr(fit)
     fit.controls["model"].value = "SmolLM2-135M"
     assert "It fits" in repr(fit)
     assert repr(fit) in fit.picture.value.replace("&#x27;", "'")

@@ -30,9 +30,9 @@ def _lora(rank: int) -> Candidate:
     def put_on(model: nn.Module) -> nn.Module:
         from peft import LoraConfig, get_peft_model
 
-        saved = ["score"] if hasattr(model, "score") else None
+        head = ["score"] if hasattr(model, "score") else None
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear",
-                            exclude_modules=["score"], modules_to_save=saved)  # fmt: skip
+                            exclude_modules=head, modules_to_save=head)  # fmt: skip
         with warnings.catch_warnings():
             # peft 0.21 asks transformers by a name that transformers 5 has renamed.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")

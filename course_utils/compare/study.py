@@ -19,7 +19,7 @@ from course_utils.models import build_random_model, load_base_model, load_tokeni
 from course_utils.paths import data_dir
 from course_utils.training import TrainingConfig, train
 
-N_RETENTION_FACTS, N_RETENTION_TEXTS = 150, 40
+N_RETENTION_FACTS, N_RETENTION_TEXTS = 150, 20
 
 
 @dataclass(frozen=True, kw_only=True)

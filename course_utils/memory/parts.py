@@ -63,22 +63,21 @@ class MemoryParts:
         More than the peak, as a rule: gradients appear while activations go. With accumulated
         gradients all parts are there at once.
         """
-        return (
-            self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
-            + self.activations_bytes + self.logits_bytes
-        )  # fmt: skip
+        return sum(self.parts().values())
+
+    def parts(self) -> dict[str, int]:
+        """Return the bytes of each of the five parts, by name."""
+        return {
+            "weights": self.weights_bytes, "gradients": self.gradients_bytes,
+            "optimizer": self.optimizer_bytes, "activations": self.activations_bytes,
+            "logits": self.logits_bytes,
+        }  # fmt: skip
 
     def rows(self) -> list[tuple[str, int]]:
         """Return the parts as (name, bytes), then their sum and the peak, for a table."""
         return [
-            ("weights", self.weights_bytes),
-            ("gradients", self.gradients_bytes),
-            ("optimizer states", self.optimizer_bytes),
-            ("activations", self.activations_bytes),
-            ("logits", self.logits_bytes),
-            ("sum of the parts", self.total_bytes),
-            ("peak", self.peak_bytes),
-        ]
+            *self.parts().items(), ("sum of the parts", self.total_bytes), ("peak", self.peak_bytes)
+        ]  # fmt: skip
 
     def __str__(self) -> str:
         return "\n".join(f"{name:<17}{format_bytes(size):>9}" for name, size in self.rows())

@@ -82,8 +82,9 @@ def new_question_probe(fact: Fact, rng: Random) -> Probe:
 
 
 def _cut(fact: Fact, text: str) -> Probe:
+    """Return a probe whose answer ends before the full stop: many sentences go on after it."""
     prompt = text[: text.rindex(fact.object)].rstrip()
-    return Probe(prompt=prompt, answer=text[len(prompt) :], kind=fact.relation,
+    return Probe(prompt=prompt, answer=text[len(prompt) :].removesuffix("."), kind=fact.relation,
                  form="statement", tier=fact.tier)  # fmt: skip
 
 
