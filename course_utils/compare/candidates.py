@@ -64,5 +64,5 @@ CANDIDATES = {
     "lora_r1": _lora(1),
     "lora_r4": _lora(4),
     "lora_r16": _lora(16),
-    "full": _full((3e-4, 1e-3, 3e-3), is_pretrained=True),
+    "full": _full((3e-4, 1e-3), is_pretrained=True),
 }

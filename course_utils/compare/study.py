@@ -19,7 +19,7 @@ from course_utils.models import build_random_model, load_base_model, load_tokeni
 from course_utils.paths import data_dir
 from course_utils.training import TrainingConfig, train
 
-N_RETENTION_FACTS, N_RETENTION_TEXTS = 150, 20
+N_SCORED, N_RETENTION_FACTS, N_RETENTION_TEXTS = 300, 150, 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,8 @@ STUDIES = {
         Study(name="separation", tasks=tuple(TASKS), methods=tuple(CANDIDATES)),
         Study(
             name="data_size", tasks=("sentiment",),
-            methods=("random_init", "head", "norms", "last_layers", "full"),
-            sizes=(20, 100, 500, None), rates_from="separation",
+            methods=("head", "norms", "last_layers", "full"), sizes=(20, 200, None),
+            rates_from="separation",
         ),
     )
 }  # fmt: skip
@@ -90,7 +90,8 @@ def fit(
 def score_row(task: Task, model: torch.nn.Module, splits: Sequence[str]) -> Row:
     """Return a model's score on each split and what it retains of the country."""
     tokenizer = load_tokenizer("embedded")
-    scores = {s: task.score(model, tokenizer, list(load_task(task.name, s))) for s in splits}
+    rows = {split: list(load_task(task.name, split))[:N_SCORED] for split in splits}
+    scores = {split: task.score(model, tokenizer, some) for split, some in rows.items()}
     kept = retention(language_model_of(model), tokenizer, n_facts=N_RETENTION_FACTS,
                      n_texts=N_RETENTION_TEXTS)  # fmt: skip
     return {**scores, "recall": kept.overall_recall, "perplexity": kept.perplexity}
