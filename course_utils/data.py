@@ -73,7 +73,8 @@ def encode_text(
     Returns:
         ``input_ids`` and ``labels``: begin token, text, end token, cut to ``max_length_tokens``.
     """
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    limit = {"truncation": True, "max_length": max_length_tokens}
+    ids = tokenizer(text, add_special_tokens=False, **limit)["input_ids"]
     begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     ids = [*begin, *ids, tokenizer.eos_token_id][:max_length_tokens]
     return {"input_ids": ids, "labels": list(ids)}
