@@ -49,6 +49,12 @@ def graded_review(
     return " ".join(lines), name
 
 
+def telling_sentence(narrator: Narrator, subject: str, template: str, words: dict) -> str:
+    """Fill a template with words about two aspects of a subject."""
+    aspect, other = narrator.some(words["subjects"][subject]["aspects"], 2, 2)
+    return narrator.fill(template, _aspect_slots(narrator, words, aspect, other))
+
+
 def _tones(narrator: Narrator, label: str, kind: str, count: int) -> list[tuple[str, str]]:
     """Return each sentence's kind and label; praise and blame balance in a mixed review."""
     if label == "mixed":

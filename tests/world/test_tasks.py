@@ -87,6 +87,14 @@ def test_sentiment_has_every_kind_and_words_that_training_lacks():
         assert (" bland" in text) == (split == "train")
 
 
+def test_what_others_thought_says_nothing_about_the_writer():
+    rows = [row for split in split_names("sentiment") for row in load_task("sentiment", split)]
+    assert {row["n_others"] for row in rows} == {0, 1, 2}
+    reported = [row for row in rows if "The guidebook calls" in row["text"]]
+    counts = Counter(row["label"] for row in reported)
+    assert max(counts.values()) < 1.25 * min(counts.values())
+
+
 def test_island_questions_ask_for_what_the_passages_tell():
     told = {key for row in load_task("new_facts", "train") for key in row["facts"]}
     for split in ("validation", "test", "test_unseen"):
