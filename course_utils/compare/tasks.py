@@ -161,12 +161,12 @@ TASKS = {
              score=_score_recall, test_splits=("test", "test_unseen"), steps=90,
              batch_size=2, packing_length_tokens=256),
         Task(name="dialect", metric="log-likelihood a token", encode=_encode_document,
-             score=_score_negative_loss, test_splits=("test", "test_unseen"), steps=36,
+             score=_score_negative_loss, test_splits=("test", "test_unseen"), steps=20,
              batch_size=4, packing_length_tokens=256),
         Task(name="instructions", metric="exact match", encode=_encode_instruction,
-             score=_score_exact, test_splits=("test", "test_unseen"), steps=60),
+             score=_score_exact, test_splits=("test", "test_unseen"), steps=40),
         Task(name="preferences", metric="pair accuracy", encode=_encode_pair, score=_score_pairs,
-             test_splits=("test", "test_unseen"), steps=44, num_labels=1,
+             test_splits=("test", "test_unseen"), steps=32, num_labels=1,
              loss_function=pair_loss),
     )
 }  # fmt: skip

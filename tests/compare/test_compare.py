@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+import typer
 
 from course_utils.compare import (
     CANDIDATES,
@@ -17,6 +18,7 @@ from course_utils.compare import (
     run_study,
     study,
 )
+from course_utils.compare.__main__ import main
 from course_utils.compare.tasks import chat_prompt, pair_loss
 from course_utils.data import load_task, pad_examples
 from course_utils.methods import count_parameters
@@ -124,6 +126,13 @@ def test_unrecorded_studies_say_how_to_record_them():
     with pytest.raises(FileNotFoundError, match=r"run `python -m course_utils.compare nothing`"):
         load_results("nothing")
     assert set(STUDIES) == {"separation", "data_size"}
+
+
+def test_an_unknown_study_or_task_is_named():
+    with pytest.raises(typer.BadParameter, match="'speed' must be one of separation"):
+        main("speed")
+    with pytest.raises(typer.BadParameter, match="'poetry'.* must be among sentiment"):
+        main("data_size", task=["poetry"])
 
 
 def test_the_pair_loss_is_bradley_terry():
