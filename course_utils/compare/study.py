@@ -48,7 +48,10 @@ class Study:
 STUDIES = {
     study.name: study
     for study in (
-        Study(name="separation", tasks=tuple(TASKS), methods=tuple(CANDIDATES)),
+        Study(
+            name="separation", methods=tuple(CANDIDATES),
+            tasks=("topics", "sentiment", "new_facts", "instructions", "preferences"),
+        ),
         Study(
             name="data_size", tasks=("sentiment",),
             methods=("head", "norms", "last_layers", "full"), sizes=(20, 200, None),

@@ -131,7 +131,7 @@ def test_unrecorded_studies_say_how_to_record_them():
 def test_an_unknown_study_or_task_is_named():
     with pytest.raises(typer.BadParameter, match="'speed' must be one of separation"):
         main("speed")
-    with pytest.raises(typer.BadParameter, match="'poetry'.* must be among sentiment"):
+    with pytest.raises(typer.BadParameter, match=r"'poetry'.* must be among sentiment"):
         main("data_size", task=["poetry"])
 
 
