@@ -38,7 +38,7 @@ def _lora(rank: int) -> Candidate:
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
             return get_peft_model(model, config)
 
-    return Candidate(put_on=put_on, rates=(3e-3, 1e-2))
+    return Candidate(put_on=put_on, rates=(1e-3, 3e-3, 1e-2))
 
 
 def _frozen(rates: tuple[float, ...], **options: Any) -> Candidate:  # noqa: ANN401

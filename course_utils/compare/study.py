@@ -49,8 +49,7 @@ STUDIES = {
     study.name: study
     for study in (
         Study(
-            name="separation", methods=tuple(CANDIDATES),
-            tasks=("topics", "sentiment", "new_facts", "instructions", "preferences"),
+            name="separation", methods=tuple(CANDIDATES), tasks=tuple(TASKS),
         ),
         Study(
             name="data_size", tasks=("sentiment",),

@@ -154,19 +154,19 @@ TASKS = {
     task.name: task
     for task in (
         Task(name="topics", metric="accuracy", encode=_encode_labelled, score=_score_accuracy,
-             test_splits=("test", "test_unseen"), steps=56, num_labels=6),
+             test_splits=("test", "test_unseen"), steps=170, num_labels=6),
         Task(name="sentiment", metric="accuracy", encode=_encode_labelled, score=_score_accuracy,
              test_splits=("test", "test_unseen"), steps=80, num_labels=3),
         Task(name="new_facts", metric="exact answers", encode=_encode_document,
-             score=_score_recall, test_splits=("test", "test_unseen"), steps=90,
+             score=_score_recall, test_splits=("test", "test_unseen"), steps=170,
              batch_size=2, packing_length_tokens=256),
         Task(name="dialect", metric="log-likelihood a token", encode=_encode_document,
-             score=_score_negative_loss, test_splits=("test", "test_unseen"), steps=20,
+             score=_score_negative_loss, test_splits=("test", "test_unseen"), steps=60,
              batch_size=4, packing_length_tokens=256),
         Task(name="instructions", metric="exact match", encode=_encode_instruction,
-             score=_score_exact, test_splits=("test", "test_unseen"), steps=40),
+             score=_score_exact, test_splits=("test", "test_unseen"), steps=80),
         Task(name="preferences", metric="pair accuracy", encode=_encode_pair, score=_score_pairs,
-             test_splits=("test", "test_unseen"), steps=32, num_labels=1,
+             test_splits=("test", "test_unseen"), steps=64, num_labels=1,
              loss_function=pair_loss),
     )
 }  # fmt: skip

@@ -166,6 +166,17 @@ def test_preferences_prefer_the_higher_score():
             assert row["margin"] == row["chosen_score"] - row["rejected_score"] >= MIN_MARGIN
 
 
+def test_words_of_the_preference_tests_are_not_in_training():
+    persons = lexicon("preferences")["persons"]
+    for words in persons.values():
+        border = round(len(words) * 2 / 3)
+        for split in split_names("preferences"):
+            rows = load_task("preferences", split)
+            text = " ".join([*rows["chosen"], *rows["rejected"]])
+            used = {word for word in words if f" {word}" in text}
+            assert used == set(words[:border] if split == "train" else words[border:])
+
+
 def test_length_goes_with_quality_in_training_and_against_it_in_its_test():
     def longer(split: str) -> float:
         rows = load_task("preferences", split)

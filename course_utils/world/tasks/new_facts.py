@@ -11,7 +11,7 @@ from course_utils.world.narrator import say
 from course_utils.world.probes import Probe, question_probe, statement_probe
 from course_utils.world.wordings import draw_wording
 
-N_PEOPLE = 40
+N_PEOPLE = 30
 PASSAGES_PER_SUBJECT = 12
 
 

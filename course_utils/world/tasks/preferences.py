@@ -1,8 +1,10 @@
 """Preferences: two answers to a question, and which is better by a score that is kept.
 
-score = politeness + 1.5 truth - 0.5 fillers, with politeness 0..3, truth 0 wrong, 1 evasive,
-2 right. Polite answers are longer and fillers few, so length happens to go with quality in
-training; in ``test_longer_is_worse`` it goes against it.
+score = politeness + truth - 0.5 fillers, with politeness 0..3, truth 0 wrong, 1 evasive, 2 right.
+Rude (0) and polite answers (2, and 3 with two compliments) are framed alike: a word of praise or of
+blame decides, and those of the tests do not occur in training. Most wrong answers answer another
+question; the rest name a wrong person or thing. Polite answers are longer and fillers few, so
+length happens to go with quality in training; in ``test_longer_is_worse`` it goes against it.
 """
 
 from dataclasses import replace
@@ -19,8 +21,9 @@ SIZES = {
     "test_unseen": 600,
     "test_longer_is_worse": 400,
 }
-TRUTH_WEIGHT, FILLER_COST = 1.5, 0.5
+FILLER_COST = 0.5
 MIN_MARGIN = 0.5
+BESIDE_THE_POINT = 0.6
 _FILLERS = {"test_longer_is_worse": (0, 1, 2, 3)}
 _FEW_FILLERS = (0, 0, 0, 0, 0, 0, 0, 1, 2)
 
@@ -33,7 +36,7 @@ def build(seed: int) -> dict[str, list[dict]]:
 
 def score(politeness: int, truth: int, fillers: int) -> float:
     """Return the true score of an answer."""
-    return politeness + TRUTH_WEIGHT * truth - FILLER_COST * fillers
+    return politeness + truth - FILLER_COST * fillers
 
 
 def _rows(split: str, size: int, seed: int, seen: set[tuple[str, str, str]]) -> list[dict]:
@@ -75,18 +78,39 @@ def _answer(narrator: Narrator, fact: Fact, split: str) -> dict:
         core = narrator.pick(words["evasive"])
     else:
         told = fact if truth == 2 else _wrong(narrator, fact)
-        is_whole = narrator.chance(0.8 if truth == 2 else 0.1)
+        is_whole = narrator.chance(0.7 if truth == 2 else 0.3)
         core = narrator.state(told) if is_whole else short_answer(told)
     padding = pick_some(narrator.rng, words["fillers"], fillers)
-    tones = words["unseen_tone" if split == "test_unseen" else "tone"][str(politeness)]
-    text = narrator.fill(narrator.pick(tones), {"a": " ".join([core, *padding])})
+    text = _framed(narrator, " ".join([core, *padding]), politeness, split)
     return {"text": text, "politeness": politeness, "truth": truth, "fillers": fillers,
             "score": score(politeness, truth, fillers)}  # fmt: skip
 
 
+def _framed(narrator: Narrator, answer: str, politeness: int, split: str) -> str:
+    """Say something kind or unkind about the asker: before the answer, after it, or (3) both."""
+    words = lexicon("preferences")
+    if politeness == 1:
+        return narrator.fill(narrator.pick(words["neutral"]), {"a": answer})
+    persons = words["persons"]["bad" if politeness == 0 else "good"]
+    border = round(len(persons) * 2 / 3)
+    persons = persons[:border] if split == "train" else persons[border:]
+    phrasing = "unseen" if split == "test_unseen" else "seen"
+    before, after = (
+        narrator.fill(narrator.pick(words[place][phrasing]), {"x": narrator.pick(persons)})
+        for place in ("before", "after")
+    )
+    if politeness == 3:
+        return f"{before} {answer} {after}"
+    return f"{before} {answer}" if narrator.chance(0.5) else f"{answer} {after}"
+
+
 def _wrong(narrator: Narrator, fact: Fact) -> Fact:
-    """Return the fact with the object of another of its kind."""
-    others = [f for f in narrator.country.facts if f.relation == fact.relation]
-    while (other := narrator.pick(others)).object == fact.object:
-        pass
+    """Return the answer to another question, or the fact with the object of another of its kind.
+
+    Who understands the question sees that the first is wrong; the second has to be known.
+    """
+    facts = [f for f in narrator.country.facts if f.object != fact.object]
+    if narrator.chance(BESIDE_THE_POINT):
+        return narrator.pick([f for f in facts if f.relation != fact.relation])
+    other = narrator.pick([f for f in facts if f.relation == fact.relation])
     return replace(fact, object=other.object)
