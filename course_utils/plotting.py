@@ -114,15 +114,16 @@ def plot_methods(
 
     ax = new_axes(title, x=x, y=y, height=height)
     ax.set_xscale("log" if log_x else "linear")
-    texts = []
+    texts, bars = [], []
     for name, (place, values) in points.items():
         style = _style(name)
         mean, low, high = interval(values)
+        bars += [(place, low + (high - low) * step / 8) for step in range(9)]
         ax.errorbar(place, mean, [[mean - low], [high - mean]], color=style.colour, capsize=3,
                     marker=style.marker, markersize=8)  # fmt: skip
         texts.append(ax.text(place, mean, style.label, color=style.colour, weight="bold"))
-    ax.margins(0.12)
-    adjust_text(texts, ax=ax, expand=(1.6, 1.9))
+    ax.margins(0.25, 0.12)
+    adjust_text(texts, *zip(*bars, strict=True), ax=ax, expand=(1.5, 1.7))
     return ax
 
 

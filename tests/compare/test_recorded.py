@@ -41,23 +41,23 @@ def test_every_run_took_at_most_a_minute():
     assert max(run["seconds"] for run in ROWS) <= 60
 
 
-@pytest.mark.parametrize("task", ["topics", "sentiment", "new_facts", "instructions"])
-def test_the_task_is_learnt_and_pretraining_matters(task: str):
-    """The best method is far above the base model; random weights are clearly worse.
+@pytest.mark.parametrize("task", TASKS)
+def test_the_best_method_is_far_above_the_base_model(task: str):
+    gain = max(best_score(task, split) - scores(task, "base", split)[0]
+               for split in TASKS[task].test_splits)  # fmt: skip
+    assert gain > 0.2
 
-    Not so in ``preferences``: in the 32 steps of a recorded run, random weights learn as much.
-    """
+
+@pytest.mark.parametrize("task", TASKS)
+def test_random_weights_are_clearly_worse_than_the_best_method(task: str):
     best = max(CANDIDATES, key=lambda method: fmean(scores(task, method)))
-    assert any(
-        best_score(task, split) > scores(task, "base", split)[0] + 0.2
-        for split in TASKS[task].test_splits
-    )
+    assert best != "random_init"
     assert can_tell_apart(scores(task, best), scores(task, "random_init"))
 
 
-def test_sentiment_generalises_to_unseen_phrasings():
-    """``topics`` does not get there in the 56 steps of a recorded run: 0.74 at best."""
-    assert best_score("sentiment", "test_unseen") >= 0.85
+@pytest.mark.parametrize("task", ["topics", "sentiment"])
+def test_classification_generalises_to_unseen_phrasings(task: str):
+    assert best_score(task, "test_unseen") >= 0.85
 
 
 def test_methods_can_be_told_apart_on_at_least_three_tasks():
