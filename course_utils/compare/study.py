@@ -53,7 +53,7 @@ STUDIES = {
         ),
         Study(
             name="data_size", tasks=("sentiment",),
-            methods=("head", "norms", "last_layers", "full"), sizes=(20, 200, None),
+            methods=("head", "norms", "last_layers", "full"), sizes=(20, 60, 200, 600, None),
             rates_from="separation",
         ),
     )
