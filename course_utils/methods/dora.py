@@ -1,0 +1,62 @@
+"""DoRA: direction by LoRA, magnitude by itself (Liu et al., 2024, arXiv:2402.09353)."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from course_utils.methods.linear import weight_of
+from course_utils.methods.lora import LoRAConfig, LoRALinear
+
+
+class DoRALinear(LoRALinear):
+    """Frozen linear layer whose rows get a trained length and a direction updated by LoRA.
+
+    The weight is ``m (W + scaling B A) / ||W + scaling B A||``, with one norm a row, that is an
+    output (Liu et al., 2024, arXiv:2402.09353, eq. 5). ``m`` starts at the norms of ``W``. The norm
+    is taken as a constant by the backward pass (section 4.3), which saves most of the memory.
+
+    Args:
+        base: Linear layer, d_in to d_out; frozen in place.
+        options: As for ``LoRALinear``.
+    """
+
+    def __init__(self, base: nn.Module, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(base, **options)
+        self.magnitude = nn.Parameter(self._row_norms())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` of shape (..., d_in) to shape (..., d_out)."""
+        if self.merged is not None:
+            return self.merged(x)
+        scale = self.magnitude / self._row_norms()
+        x_dropped = self.dropout(x.to(self.A.dtype))
+        low = nn.functional.linear(x_dropped, self.A)
+        update = self.scaling * nn.functional.linear(low, self.B)
+        output = self.base(x)
+        bias = self.base.bias
+        plain = output if bias is None else output - bias
+        if self.training and self.dropout.p:
+            # Dropout belongs to the change of direction; the base must not lose its input.
+            plain_dropped = nn.functional.linear(x_dropped.to(x.dtype), weight_of(self.base))
+        else:
+            plain_dropped = plain
+        return output + ((scale - 1) * plain_dropped + scale * update).to(output.dtype)
+
+    def adapted_weight(self) -> Tensor:
+        """Return ``m (W + scaling B A) / ||W + scaling B A||``, (d_out, d_in)."""
+        scale = (self.magnitude / self._row_norms())[:, None]
+        return (scale * super().adapted_weight()).to(weight_of(self.base).dtype)
+
+    def _row_norms(self) -> Tensor:
+        """Return the norm of every row of ``W + scaling B A``, (d_out,), without a gradient."""
+        weight = weight_of(self.base).detach().to(self.A.dtype)
+        return (weight + self.scaling * (self.B.detach() @ self.A.detach())).norm(dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoRAConfig(LoRAConfig):
+    """Train magnitude and direction of linear layers; the options are LoRA's."""
+
+    layer: ClassVar[type[LoRALinear]] = DoRALinear
+    saved: ClassVar[dict[str, str]] = LoRAConfig.saved | {"magnitude": "lora_magnitude_vector"}
