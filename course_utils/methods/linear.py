@@ -1,7 +1,7 @@
 """Wrapping a model's linear layers: find them, read their weight, put an adapted layer in place.
 
-GPT-2's ``Conv1D`` is a linear layer whose weight is stored transposed; here every weight is read
-and written as (d_out, d_in).
+GPT-2's ``Conv1D`` is a linear layer whose weight is stored transposed, and ``NF4Linear`` one whose
+weight is stored in four bits; here every weight is read and written as (d_out, d_in).
 """
 
 import copy
@@ -10,8 +10,10 @@ from typing import Self, TypeVar
 
 from torch import Tensor, nn
 
+from course_utils.quantization import NF4Linear
+from course_utils.quantization.linear import HEADS
+
 Model = TypeVar("Model", bound=nn.Module)
-HEADS = ("lm_head", "score", "classifier")
 
 
 class AdaptedLinear(nn.Module):
@@ -30,9 +32,17 @@ class AdaptedLinear(nn.Module):
         """Return the weight that the layer now amounts to, (d_out, d_in)."""
         raise NotImplementedError
 
-    def merge(self) -> Self:
-        """Compute with one plain layer that has the adapted weight; the base is kept beside it."""
-        self.merged = with_weight(self.base, self.adapted_weight().detach())
+    def merge(self, *, requantize: bool = False) -> Self:
+        """Compute with one plain layer that has the adapted weight; the base is kept beside it.
+
+        Args:
+            requantize: Whether a 4-bit base gives a 4-bit layer again, with a new rounding error.
+        """
+        layer = with_weight(self.base, self.adapted_weight().detach())
+        if requantize and isinstance(self.base, NF4Linear):
+            is_double = self.base.scales_mean is not None
+            layer = NF4Linear(layer, block_size=self.base.block_size, is_double=is_double)
+        self.merged = layer
         return self
 
     def unmerge(self) -> Self:
@@ -46,16 +56,21 @@ def adapted_layers(model: nn.Module) -> dict[str, AdaptedLinear]:
     return {n: m for n, m in model.named_modules() if isinstance(m, AdaptedLinear)}
 
 
-def merge(model: Model) -> Model:
-    """Fold every update into its weight: the model computes as fast as its base, and the same.
+def merge(model: Model, *, requantize: bool = False) -> Model:
+    """Fold every update into its weight: the model computes the same, and as fast as its base.
 
     The base weights are kept until ``remove``; ``unmerge`` returns to them exactly.
+
+    Args:
+        model: Model that carries an adapter.
+        requantize: Whether a 4-bit base gives 4-bit layers again, each with a new rounding error;
+            otherwise they are merged into restored weights, which take the memory of those.
 
     Raises:
         ValueError: If the model carries no adapter.
     """
     for layer in _adapted_or_error(model):
-        layer.merge()
+        layer.merge(requantize=requantize)
     return model
 
 
@@ -84,8 +99,8 @@ def remove(model: Model) -> Model:
 
 
 def is_linear(layer: nn.Module) -> bool:
-    """Say whether a layer multiplies by a matrix: ``nn.Linear``, its kin, or ``Conv1D``."""
-    return isinstance(layer, nn.Linear) or is_transposed(layer)
+    """Say whether a layer multiplies by a matrix: ``nn.Linear``, ``NF4Linear`` or ``Conv1D``."""
+    return isinstance(layer, nn.Linear | NF4Linear) or is_transposed(layer)
 
 
 def is_transposed(layer: nn.Module) -> bool:
@@ -94,12 +109,19 @@ def is_transposed(layer: nn.Module) -> bool:
 
 
 def weight_of(layer: nn.Module) -> Tensor:
-    """Return a linear layer's weight as (d_out, d_in)."""
+    """Return a linear layer's weight as (d_out, d_in); one in four bits is restored."""
+    if isinstance(layer, NF4Linear):
+        return layer.dequantize()
     return layer.weight.T if is_transposed(layer) else layer.weight
 
 
 def with_weight(layer: nn.Module, weight: Tensor) -> nn.Module:
-    """Return a copy of a linear layer with another weight, (d_out, d_in); the bias is shared."""
+    """Return a plain copy of a linear layer with another weight, (d_out, d_in), and its bias."""
+    if isinstance(layer, NF4Linear):
+        plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+        plain.weight = nn.Parameter(weight, requires_grad=False)
+        plain.bias = layer.bias
+        return plain
     other = copy.copy(layer)
     other._parameters = dict(layer._parameters)
     stored = weight.T if is_transposed(layer) else weight
