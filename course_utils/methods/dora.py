@@ -60,3 +60,7 @@ class DoRAConfig(LoRAConfig):
 
     layer: ClassVar[type[LoRALinear]] = DoRALinear
     saved: ClassVar[dict[str, str]] = LoRAConfig.saved | {"magnitude": "lora_magnitude_vector"}
+
+    def tensor_shapes(self, d_in: int, d_out: int) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every saved attribute of a layer."""
+        return super().tensor_shapes(d_in, d_out) | {"magnitude": (d_out,)}

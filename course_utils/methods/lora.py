@@ -47,21 +47,30 @@ class LoRALinear(AdaptedLinear):
         self.A = nn.Parameter(torch.empty(rank, d_in, dtype=dtype, device=weight.device))
         self.B = nn.Parameter(torch.zeros(d_out, rank, dtype=dtype, device=weight.device))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
-        self.scaling = alpha / (math.sqrt(rank) if use_rslora else rank)
+        self.rank, self.alpha, self.use_rslora = rank, alpha, use_rslora
         self.dropout = nn.Dropout(dropout)
+
+    @property
+    def scaling(self) -> float:
+        """Factor of the update: alpha / r, or alpha / sqrt(r)."""
+        return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return A, (r, d_in), and B, (d_out, r), as they are used."""
+        return self.A, self.B
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` of shape (..., d_in) to shape (..., d_out)."""
         if self.merged is not None:
             return self.merged(x)
-        output = self.base(x)
-        low = nn.functional.linear(self.dropout(x.to(self.A.dtype)), self.A)
-        return output + (self.scaling * nn.functional.linear(low, self.B)).to(output.dtype)
+        output, (A, B) = self.base(x), self.factors()
+        low = nn.functional.linear(self.dropout(x.to(A.dtype)), A)
+        return output + (self.scaling * nn.functional.linear(low, B)).to(output.dtype)
 
     def adapted_weight(self) -> Tensor:
         """Return ``W + scaling * B A``, (d_out, d_in)."""
-        weight = weight_of(self.base)
-        return weight + (self.scaling * self.B @ self.A).to(weight.dtype)
+        weight, (A, B) = weight_of(self.base), self.factors()
+        return weight + (self.scaling * B @ A).to(weight.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +89,7 @@ class LoRAConfig:
     """
 
     layer: ClassVar[type[LoRALinear]] = LoRALinear
-    # Attributes of a layer that are its adapter, and what PEFT calls them.
+    # Attributes of a layer that are its adapter, and their names in a file: PEFT's.
     saved: ClassVar[dict[str, str]] = {"A": "lora_A.weight", "B": "lora_B.weight"}
 
     rank: int = 8
@@ -113,6 +122,10 @@ class LoRAConfig:
             layer, rank=self.rank, alpha=self.alpha, dropout=self.dropout,
             use_rslora=self.use_rslora,
         )  # fmt: skip
+
+    def tensor_shapes(self, d_in: int, d_out: int) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every saved attribute of a layer."""
+        return {"A": (self.rank, d_in), "B": (d_out, self.rank)}
 
     def footprint(self, architecture: Architecture) -> Trained:
         """Return what trains, for ``memory.estimate``."""

@@ -1,4 +1,4 @@
-"""Adapters on disk, in PEFT's own format: what is written here loads there, and the other way.
+"""Adapters on disk: in PEFT's own format where PEFT has the method, so that they travel both ways.
 
 A folder holds adapter_config.json and adapter_model.safetensors. The tensors' header also says
 which base model they were trained on, so that a wrong one is noticed.
@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from course_utils.methods.base import apply
 from course_utils.methods.dora import DoRAConfig
+from course_utils.methods.dylora import DyLoRAConfig
 from course_utils.methods.linear import (
+    HEADS,
     adapted_layers,
     classifier_heads,
     find_linear,
@@ -27,10 +29,16 @@ from course_utils.methods.linear import (
     weight_of,
 )
 from course_utils.methods.lora import LoRAConfig
+from course_utils.methods.nola import NOLAConfig
 
 CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
 FORMAT_VERSION = "1"
 _PREFIX = "base_model.model."
+# Methods that PEFT does not have; their files say so under this key.
+_OWN_KEY = "course_utils_method"
+_OWN = {"dylora": DyLoRAConfig, "nola": NOLAConfig}
+
+AdapterMethod = LoRAConfig | NOLAConfig
 
 
 class AdapterError(ValueError):
@@ -43,11 +51,11 @@ class StoredAdapter:
 
     Args:
         method: Its configuration.
-        tensors: Its tensors by PEFT's names.
+        tensors: Its tensors by their names in the file.
         header: What the tensors' header says of them.
     """
 
-    method: LoRAConfig
+    method: AdapterMethod
     tensors: dict[str, Tensor]
     header: dict[str, str]
 
@@ -61,7 +69,7 @@ def save_adapter(model: nn.Module, folder: Path | str) -> Path:
             where writing fails.
 
     Raises:
-        AdapterError: If the model carries no adapter that PEFT knows, or the disk is full.
+        AdapterError: If the model carries no adapter, or it cannot be written.
     """
     folder, method = Path(folder), method_of(model)
     heads = classifier_heads(model)
@@ -69,7 +77,8 @@ def save_adapter(model: nn.Module, folder: Path | str) -> Path:
                for name, tensor in adapter_tensors(model, method).items()}  # fmt: skip
     header = {"format": "pt", "course_utils_version": FORMAT_VERSION,
               "base_fingerprint": base_fingerprint(model)}  # fmt: skip
-    settings = _peft_settings(model, method, heads)
+    own = next((name for name, kind in _OWN.items() if type(method) is kind), None)
+    settings = {_OWN_KEY: own} | asdict(method) if own else _peft_settings(model, method, heads)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
@@ -128,20 +137,20 @@ def read_adapter(folder: Path | str) -> StoredAdapter:
     return StoredAdapter(method=_method_from(settings, folder), tensors=tensors, header=header)
 
 
-def method_of(model: nn.Module) -> LoRAConfig:
+def method_of(model: nn.Module) -> AdapterMethod:
     """Return the configuration of the adapter that a model carries.
 
     Raises:
-        AdapterError: If it carries none, or one that PEFT's format does not have.
+        AdapterError: If it carries none.
     """
     method = getattr(model, "fine_tuning_method", None)
-    if not isinstance(method, LoRAConfig) or not adapted_layers(model):
-        raise AdapterError(f"{type(model).__name__} carries no adapter that PEFT's format has")
+    if not isinstance(method, AdapterMethod) or not adapted_layers(model):
+        raise AdapterError(f"{type(model).__name__} carries no adapter: `apply` a method first")
     return method
 
 
-def adapter_tensors(model: nn.Module, method: LoRAConfig) -> dict[str, Tensor]:
-    """Return the tensors of a model's adapter by PEFT's names."""
+def adapter_tensors(model: nn.Module, method: AdapterMethod) -> dict[str, Tensor]:
+    """Return the tensors of a model's adapter by their names in a file."""
     tensors = {
         f"{_PREFIX}{name}.{theirs}": getattr(layer, ours)
         for name, layer in adapted_layers(model).items()
@@ -153,7 +162,7 @@ def adapter_tensors(model: nn.Module, method: LoRAConfig) -> dict[str, Tensor]:
     return tensors
 
 
-def put_tensors(model: nn.Module, method: LoRAConfig, tensors: dict[str, Tensor]) -> None:
+def put_tensors(model: nn.Module, method: AdapterMethod, tensors: dict[str, Tensor]) -> None:
     """Copy stored tensors into the adapter that a model carries."""
     with torch.no_grad():
         for name, place in adapter_tensors(model, method).items():
@@ -180,12 +189,14 @@ def _check_fit(model: nn.Module, stored: StoredAdapter, folder: Path | str) -> N
     expected = {}
     for name, layer in targets.items():
         d_out, d_in = weight_of(layer).shape
-        shapes = {"A": (method.rank, d_in), "B": (d_out, method.rank), "magnitude": (d_out,)}
+        shapes = method.tensor_shapes(d_in, d_out)
         for ours, theirs in method.saved.items():
             expected[f"{_PREFIX}{name}.{theirs}"] = shapes[ours]
+    heads = tuple(f"{_PREFIX}{head}." for head in HEADS)
     found = {
-        name: tuple(tensor.shape) for name, tensor in stored.tensors.items() if "lora_" in name
-    }
+        name: tuple(tensor.shape) for name, tensor in stored.tensors.items()
+        if not name.startswith(heads)
+    }  # fmt: skip
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise AdapterError(
@@ -194,7 +205,7 @@ def _check_fit(model: nn.Module, stored: StoredAdapter, folder: Path | str) -> N
             )
 
 
-def _peft_settings(model: nn.Module, method: LoRAConfig, heads: list[str]) -> dict[str, Any]:
+def _peft_settings(model: nn.Module, method: AdapterMethod, heads: list[str]) -> dict[str, Any]:
     """Return adapter_config.json as PEFT writes it."""
     layers = adapted_layers(model)
     last = {name.rpartition(".")[2] for name in layers}
@@ -221,8 +232,10 @@ _UNREAD = ("rank_pattern", "alpha_pattern", "layers_to_transform", "loftq_config
            "use_qalora", "target_parameters")  # fmt: skip
 
 
-def _method_from(settings: dict[str, Any], folder: Path) -> LoRAConfig:
+def _method_from(settings: dict[str, Any], folder: Path) -> AdapterMethod:
     """Return the configuration that adapter_config.json describes."""
+    if _OWN_KEY in settings:
+        return _own_method_from(settings, folder)
     if settings.get("peft_type") != "LORA":
         raise AdapterError(
             f"{folder} holds an adapter of type {settings.get('peft_type')!r}; LORA can be read"
@@ -240,4 +253,19 @@ def _method_from(settings: dict[str, Any], folder: Path) -> LoRAConfig:
             use_rslora=settings.get("use_rslora", False),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
+        raise AdapterError(f"{folder} holds a damaged configuration: {error}") from error
+
+
+def _own_method_from(settings: dict[str, Any], folder: Path) -> AdapterMethod:
+    """Return the configuration of a method that PEFT does not have."""
+    options = {name: value for name, value in settings.items() if name != _OWN_KEY}
+    kind = _OWN.get(settings[_OWN_KEY])
+    if kind is None:
+        known = ", ".join(_OWN)
+        raise AdapterError(f"{folder} holds {settings[_OWN_KEY]!r}, which must be one of {known}")
+    if isinstance(options.get("target_modules"), list):
+        options["target_modules"] = tuple(options["target_modules"])
+    try:
+        return kind(**options)
+    except (TypeError, ValueError) as error:
         raise AdapterError(f"{folder} holds a damaged configuration: {error}") from error

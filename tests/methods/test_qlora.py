@@ -5,12 +5,19 @@ import torch
 
 from course_utils.methods import apply, count_parameters, load_adapter, merge, save_adapter, unmerge
 from course_utils.methods.dora import DoRAConfig
+from course_utils.methods.dylora import DyLoRAConfig
 from course_utils.methods.linear import adapted_layers
 from course_utils.methods.lora import LoRAConfig
+from course_utils.methods.nola import NOLAConfig
 from course_utils.quantization import NF4Linear, quantize_model
 from tests.methods.adapters import build, disturb, logits
 
-CONFIGS = {"QLoRA": LoRAConfig(rank=3), "QDoRA": DoRAConfig(rank=3)}
+CONFIGS = {
+    "QLoRA": LoRAConfig(rank=3),
+    "QDoRA": DoRAConfig(rank=3),
+    "QDyLoRA": DyLoRAConfig(rank=3),
+    "QNOLA": NOLAConfig(rank=3, n_bases=8),
+}
 MODELS = ("llama", "llama with biases", "qwen3")
 
 

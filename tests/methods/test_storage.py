@@ -8,11 +8,20 @@ from safetensors.torch import load_file, save_file
 
 from course_utils.methods import AdapterError, apply, load_adapter, save_adapter
 from course_utils.methods.dora import DoRAConfig
+from course_utils.methods.dylora import DyLoRAConfig
 from course_utils.methods.frozen import FullFineTuning
 from course_utils.methods.linear import adapted_layers
 from course_utils.methods.lora import LoRAConfig
+from course_utils.methods.nola import NOLAConfig
 from course_utils.methods.storage import CONFIG_FILE, TENSORS_FILE
 from tests.methods.adapters import build, disturb, logits
+
+CONFIGS = [
+    LoRAConfig(rank=3),
+    DoRAConfig(rank=2, use_rslora=True),
+    DyLoRAConfig(rank=3, target_modules=("q_proj", "down_proj")),
+    NOLAConfig(rank=2, n_bases=5, seed=7),
+]
 
 
 @pytest.fixture
@@ -36,13 +45,14 @@ def refused(folder: Path, message: str, model=None) -> None:
     assert torch.equal(logits(model), before)
 
 
-@pytest.mark.parametrize("config", [LoRAConfig(rank=3), DoRAConfig(rank=2, use_rslora=True)])
-def test_what_is_saved_is_loaded(config: LoRAConfig, tmp_path: Path):
+@pytest.mark.parametrize("config", CONFIGS)
+def test_what_is_saved_is_loaded(config, tmp_path: Path):
     model = disturb(apply(build(), config))
     save_adapter(model, tmp_path)
     again = load_adapter(build(), tmp_path)
     assert torch.equal(logits(again), logits(model))
     assert again.fine_tuning_method.rank == config.rank
+    assert type(again.fine_tuning_method) is type(config)
     assert sorted(path.name for path in tmp_path.iterdir()) == [CONFIG_FILE, TENSORS_FILE]
 
 
@@ -93,6 +103,8 @@ def test_a_foreign_adapter(folder: Path):
     refused(folder, "adapter of type 'PREFIX_TUNING'; LORA can be read")
     rewrite(folder, peft_type="LORA", rank_pattern={"q_proj": 4})
     refused(folder, "uses rank_pattern=")
+    rewrite(folder, course_utils_method="mylora")
+    refused(folder, "holds 'mylora', which must be one of dylora, nola")
 
 
 def test_another_version(folder: Path):
