@@ -100,11 +100,19 @@ def quantize_blockwise(weight: Tensor, codebook: Tensor, block_size: int = 64) -
     blocks = _in_blocks(flat, block_size)
     scales = blocks.abs().amax(dim=1)
     relative = blocks * (1 / scales.clamp(min=1e-38))[:, None]
-    indices = nearest(relative.flatten()[: flat.numel()].clamp(-1, 1), codebook.to(flat.device))
+    codebook = codebook.to(flat.device)
+    indices = nearest(relative.flatten()[: flat.numel()].clamp(-1, 1), codebook)
+    return from_indices(indices.view(weight.shape), scales, codebook, block_size, weight.dtype)
+
+
+def from_indices(
+    indices: Tensor, scales: Tensor, codebook: Tensor, block_size: int, dtype: torch.dtype
+) -> QuantizedTensor:
+    """Pack indices that were chosen already, of the tensor's shape, with their blocks' scales."""
     n_bits = math.ceil(math.log2(len(codebook)))
     return QuantizedTensor(
-        packed=pack(indices, n_bits), scales=scales, codebook=codebook.to(flat.device),
-        block_size=block_size, shape=weight.shape, dtype=weight.dtype,
+        packed=pack(indices.flatten(), n_bits), scales=scales, codebook=codebook,
+        block_size=block_size, shape=indices.shape, dtype=dtype,
     )  # fmt: skip
 
 
