@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from course_utils.memory import Architecture, DoRAFootprint, Trained
 from course_utils.methods.linear import weight_of
 from course_utils.methods.lora import LoRAConfig, LoRALinear
 
@@ -29,19 +30,19 @@ class DoRALinear(LoRALinear):
         """Map ``x`` of shape (..., d_in) to shape (..., d_out)."""
         if self.merged is not None:
             return self.merged(x)
+        (A, B), bias = self.factors(), self.base.bias
         scale = self.magnitude / self._row_norms()
-        x_dropped = self.dropout(x.to(self.A.dtype))
-        low = nn.functional.linear(x_dropped, self.A)
-        update = self.scaling * nn.functional.linear(low, self.B)
-        output = self.base(x)
-        bias = self.base.bias
-        plain = output if bias is None else output - bias
+        plain = self.base(x) if bias is None else self.base(x) - bias
+        dropped = self.dropout(x.to(A.dtype))
+        update = self.scaling * nn.functional.linear(nn.functional.linear(dropped, A), B)
         if self.training and self.dropout.p:
-            # Dropout belongs to the change of direction; the base must not lose its input.
-            plain_dropped = nn.functional.linear(x_dropped.to(x.dtype), weight_of(self.base))
+            # Dropout belongs to the change, of length and of direction: the base keeps its input.
+            base = nn.functional.linear(dropped.to(x.dtype), weight_of(self.base))
+            y = plain + (scale - 1) * base + scale * update
         else:
-            plain_dropped = plain
-        return output + ((scale - 1) * plain_dropped + scale * update).to(output.dtype)
+            y = scale * (plain + update)
+        y = y if bias is None else y + bias
+        return y.to(plain.dtype)
 
     def adapted_weight(self) -> Tensor:
         """Return ``m (W + scaling B A) / ||W + scaling B A||``, (d_out, d_in)."""
@@ -64,3 +65,10 @@ class DoRAConfig(LoRAConfig):
     def tensor_shapes(self, d_in: int, d_out: int) -> dict[str, tuple[int, ...]]:
         """Return the shape of every saved attribute of a layer."""
         return super().tensor_shapes(d_in, d_out) | {"magnitude": (d_out,)}
+
+    def footprint(self, architecture: Architecture) -> Trained:
+        """Return what trains, for ``memory.estimate``."""
+        footprint = DoRAFootprint(
+            rank=self.rank, target_modules=self.target_modules, dropout=self.dropout
+        )
+        return footprint.footprint(architecture)

@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 from torch import Tensor, nn
 
 from course_utils.quantization import NF4Linear
-from course_utils.quantization.linear import HEADS
+from course_utils.quantization.linear import HEADS, is_transposed
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -101,11 +101,6 @@ def remove(model: Model) -> Model:
 def is_linear(layer: nn.Module) -> bool:
     """Say whether a layer multiplies by a matrix: ``nn.Linear``, ``NF4Linear`` or ``Conv1D``."""
     return isinstance(layer, nn.Linear | NF4Linear) or is_transposed(layer)
-
-
-def is_transposed(layer: nn.Module) -> bool:
-    """Say whether a layer stores its weight as (d_in, d_out), as GPT-2's does."""
-    return type(layer).__name__ == "Conv1D"
 
 
 def weight_of(layer: nn.Module) -> Tensor:

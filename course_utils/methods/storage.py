@@ -209,11 +209,12 @@ def _peft_settings(model: nn.Module, method: AdapterMethod, heads: list[str]) ->
     """Return adapter_config.json as PEFT writes it."""
     layers = adapted_layers(model)
     last = {name.rpartition(".")[2] for name in layers}
-    config = getattr(model, "config", None)
+    name = getattr(getattr(model, "config", None), "_name_or_path", "")
     return {
         "peft_type": "LORA",
         "task_type": "SEQ_CLS" if heads else "CAUSAL_LM",
-        "base_model_name_or_path": getattr(config, "_name_or_path", "") or None,
+        # A folder of this machine means nothing elsewhere, and is nobody's business.
+        "base_model_name_or_path": None if not name or Path(name).exists() else name,
         "r": method.rank,
         "lora_alpha": method.alpha,
         "lora_dropout": method.dropout,

@@ -24,20 +24,26 @@ Model = TypeVar("Model", bound=nn.Module)
 HEADS = ("lm_head", "score", "classifier")
 
 
+def is_transposed(layer: nn.Module) -> bool:
+    """Say whether a layer stores its weight as (d_in, d_out), as GPT-2's ``Conv1D`` does."""
+    return type(layer).__name__ == "Conv1D"
+
+
 class NF4Linear(nn.Module):
     """Linear layer, d_in to d_out, with a frozen weight in NormalFloat4 (arXiv:2305.14314, eq. 5).
 
     Args:
-        base: Layer to quantise; its bias is kept as it is.
+        base: ``nn.Linear`` or GPT-2's ``Conv1D``; its bias is kept as it is.
         block_size: Weights that share a scale.
         is_double: Whether the scales are quantised too.
     """
 
-    def __init__(self, base: nn.Linear, *, block_size: int = 64, is_double: bool = True) -> None:
+    def __init__(self, base: nn.Module, *, block_size: int = 64, is_double: bool = True) -> None:
         super().__init__()
-        quantized = quantize_blockwise(base.weight, nf4_codebook(), block_size)
+        weight = base.weight.T if is_transposed(base) else base.weight
+        quantized = quantize_blockwise(weight, nf4_codebook(), block_size)
         self._put(quantize_scales(quantized) if is_double else quantized)
-        self.out_features, self.in_features = base.weight.shape
+        self.out_features, self.in_features = weight.shape
         bias = base.bias
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
@@ -96,7 +102,7 @@ class _MultiplyRestored(torch.autograd.Function):
 
 
 def quantize_model(model: Model, *, block_size: int = 64, is_double: bool = True) -> Model:
-    """Replace every ``nn.Linear`` but the head by an ``NF4Linear``, in place, and freeze the model.
+    """Replace every linear layer but the head by an ``NF4Linear``, in place, and freeze the model.
 
     Args:
         model: Model to quantise, one layer at a time.
@@ -106,10 +112,12 @@ def quantize_model(model: Model, *, block_size: int = 64, is_double: bool = True
     Raises:
         ValueError: If there is nothing to quantise.
     """
-    layers = [name for name, layer in model.named_modules()
-              if isinstance(layer, nn.Linear) and not name.endswith(HEADS)]  # fmt: skip
+    layers = [
+        name for name, layer in model.named_modules()
+        if (isinstance(layer, nn.Linear) or is_transposed(layer)) and not name.endswith(HEADS)
+    ]  # fmt: skip
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no nn.Linear beside its head to quantise")
+        raise ValueError(f"{type(model).__name__} has no linear layer beside its head to quantise")
     model.requires_grad_(False)
     for name in layers:
         parent, _, child = name.rpartition(".")

@@ -10,7 +10,7 @@ from course_utils.methods.linear import adapted_layers
 from course_utils.methods.lora import LoRAConfig
 from course_utils.methods.nola import NOLAConfig
 from course_utils.quantization import NF4Linear, quantize_model
-from tests.methods.adapters import build, disturb, logits
+from tests.methods.adapters import MODELS, build, disturb, logits
 
 CONFIGS = {
     "QLoRA": LoRAConfig(rank=3),
@@ -18,7 +18,6 @@ CONFIGS = {
     "QDyLoRA": DyLoRAConfig(rank=3),
     "QNOLA": NOLAConfig(rank=3, n_bases=8),
 }
-MODELS = ("llama", "llama with biases", "qwen3")
 
 
 @pytest.mark.parametrize("name", MODELS)

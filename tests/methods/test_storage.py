@@ -60,6 +60,14 @@ def test_nothing_of_the_base_is_written(folder: Path):
     assert all("lora_" in name for name in load_file(folder / TENSORS_FILE))
 
 
+def test_the_base_is_named_unless_it_is_a_folder_of_this_machine(tmp_path: Path):
+    for name, written in (("someone/model", "someone/model"), (str(tmp_path), None)):
+        model = apply(build(), LoRAConfig(rank=2))
+        model.config._name_or_path = name
+        settings = json.loads((save_adapter(model, tmp_path) / CONFIG_FILE).read_text())
+        assert settings["base_model_name_or_path"] == written
+
+
 def test_a_folder_without_an_adapter(tmp_path: Path, folder: Path):
     refused(tmp_path / "nowhere", "holds no adapter: adapter_config.json is missing")
     (folder / TENSORS_FILE).unlink()

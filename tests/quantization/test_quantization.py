@@ -140,7 +140,7 @@ def test_the_embedded_model_in_four_bits():
     after = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
     assert after < 0.35 * before
     assert isinstance(model.lm_head, nn.Linear)
-    with pytest.raises(ValueError, match=r"no nn.Linear"):
+    with pytest.raises(ValueError, match="no linear layer"):
         quantize_model(model)
 
 
