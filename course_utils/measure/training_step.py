@@ -20,8 +20,20 @@ class MemoryMeasurement(MemoryParts):
 
 
 def parameter_bytes(model: nn.Module, *, trainable_only: bool = False) -> int:
-    """Return the bytes of a model's parameters; one that is used twice counts once."""
-    return sum(p.nbytes for p in model.parameters() if p.requires_grad or not trainable_only)
+    """Return the bytes of a model's parameters; one that is used twice counts once.
+
+    What is stored beside parameters, as the codes and scales of weights in four bits are, counts as
+    weights that do not train.
+    """
+    if trainable_only:
+        return sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    stored = [
+        buffer
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    ]
+    return sum(tensor.nbytes for tensor in [*model.parameters(), *stored])
 
 
 def measure_training_step(

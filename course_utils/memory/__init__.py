@@ -6,6 +6,7 @@ from course_utils.memory.budget import MemoryEstimate, estimate
 from course_utils.memory.footprint import (
     AddedModule,
     BlockTraining,
+    DoRAFootprint,
     Footprint,
     FrozenFootprint,
     FullFootprint,
@@ -19,6 +20,7 @@ __all__ = [
     "AddedModule",
     "Architecture",
     "BlockTraining",
+    "DoRAFootprint",
     "Footprint",
     "FrozenFootprint",
     "FullFootprint",

@@ -229,3 +229,22 @@ class LoRAFootprint:
             keeps_input=not self.dropout,
             saved_per_token=self.rank + copies,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoRAFootprint(LoRAFootprint):
+    """LoRA, and the length of every row (Liu et al., 2024, arXiv:2402.09353).
+
+    The gradient of the lengths needs the layer's output once more, d_out elements a token; with
+    dropout it needs the base's and the update's apart. The norms are constants to the backward
+    pass (section 4.3): with them in the graph it would keep a whole matrix a layer instead.
+    """
+
+    def _pair(self, architecture: Architecture, linear: str) -> AddedModule:
+        _, d_out = architecture.linear_shape(linear)
+        pair = super()._pair(architecture, linear)
+        outputs = 2 * d_out if self.dropout else d_out
+        return replace(
+            pair, parameters=(*pair.parameters, d_out),
+            saved_per_token=pair.saved_per_token + outputs,
+        )  # fmt: skip

@@ -52,6 +52,7 @@ def apply(model: Model, method: Method) -> Model:
             f"{method!r} is not a method's configuration, such as FrozenFineTuning(last_n_layers=2)"
         )
     method.apply_to(model)
+    model.fine_tuning_method = method
     return model
 
 

@@ -1,0 +1,74 @@
+"""DoRA: direction by LoRA, magnitude by itself (Liu et al., 2024, arXiv:2402.09353)."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from course_utils.memory import Architecture, DoRAFootprint, Trained
+from course_utils.methods.linear import weight_of
+from course_utils.methods.lora import LoRAConfig, LoRALinear
+
+
+class DoRALinear(LoRALinear):
+    """Frozen linear layer whose rows get a trained length and a direction updated by LoRA.
+
+    The weight is ``m (W + scaling B A) / ||W + scaling B A||``, with one norm a row, that is an
+    output (Liu et al., 2024, arXiv:2402.09353, eq. 5). ``m`` starts at the norms of ``W``. The norm
+    is taken as a constant by the backward pass (section 4.3), which saves most of the memory.
+
+    Args:
+        base: Linear layer, d_in to d_out; frozen in place.
+        options: As for ``LoRALinear``.
+    """
+
+    def __init__(self, base: nn.Module, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(base, **options)
+        self.magnitude = nn.Parameter(self._row_norms())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` of shape (..., d_in) to shape (..., d_out)."""
+        if self.merged is not None:
+            return self.merged(x)
+        (A, B), bias = self.factors(), self.base.bias
+        scale = self.magnitude / self._row_norms()
+        plain = self.base(x) if bias is None else self.base(x) - bias
+        dropped = self.dropout(x.to(A.dtype))
+        update = self.scaling * nn.functional.linear(nn.functional.linear(dropped, A), B)
+        if self.training and self.dropout.p:
+            # Dropout belongs to the change, of length and of direction: the base keeps its input.
+            base = nn.functional.linear(dropped.to(x.dtype), weight_of(self.base))
+            y = plain + (scale - 1) * base + scale * update
+        else:
+            y = scale * (plain + update)
+        y = y if bias is None else y + bias
+        return y.to(plain.dtype)
+
+    def adapted_weight(self) -> Tensor:
+        """Return ``m (W + scaling B A) / ||W + scaling B A||``, (d_out, d_in)."""
+        scale = (self.magnitude / self._row_norms())[:, None]
+        return (scale * super().adapted_weight()).to(weight_of(self.base).dtype)
+
+    def _row_norms(self) -> Tensor:
+        """Return the norm of every row of ``W + scaling B A``, (d_out,), without a gradient."""
+        weight = weight_of(self.base).detach().to(self.A.dtype)
+        return (weight + self.scaling * (self.B.detach() @ self.A.detach())).norm(dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoRAConfig(LoRAConfig):
+    """Train magnitude and direction of linear layers; the options are LoRA's."""
+
+    layer: ClassVar[type[LoRALinear]] = DoRALinear
+    saved: ClassVar[dict[str, str]] = LoRAConfig.saved | {"magnitude": "lora_magnitude_vector"}
+
+    def tensor_shapes(self, d_in: int, d_out: int) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every saved attribute of a layer."""
+        return super().tensor_shapes(d_in, d_out) | {"magnitude": (d_out,)}
+
+    def footprint(self, architecture: Architecture) -> Trained:
+        """Return what trains, for ``memory.estimate``."""
+        footprint = DoRAFootprint(
+            rank=self.rank, target_modules=self.target_modules, dropout=self.dropout
+        )
+        return footprint.footprint(architecture)

@@ -1,0 +1,76 @@
+"""DyLoRA: one training that serves every rank (Valipour et al., 2022, arXiv:2210.07558)."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from course_utils.methods.linear import adapted_layers
+from course_utils.methods.lora import LoRAConfig, LoRALinear
+
+
+class DyLoRALinear(LoRALinear):
+    """Low-rank update whose first b ranks are an update of their own, for every b up to r.
+
+    Computes ``base(x) + alpha / b * x A[:b]^T B[:, :b]^T`` (section 4.1): with ``set_rank`` it is
+    the LoRA layer of that rank. In training b is drawn anew for every step, so that the first ranks
+    learn to do without the later ones.
+
+    Args:
+        base: Linear layer, d_in to d_out; frozen in place.
+        options: As for ``LoRALinear``; ``rank`` is the largest.
+    """
+
+    def __init__(self, base: nn.Module, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(base, **options)
+        self.max_rank = self.rank
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return the first b rows of A and columns of B."""
+        return self.A[: self.rank], self.B[:, : self.rank]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DyLoRAConfig(LoRAConfig):
+    """Train the updates of every rank up to ``rank`` at once; the other options are LoRA's."""
+
+    layer: ClassVar[type[LoRALinear]] = DyLoRALinear
+    saved: ClassVar[dict[str, str]] = {"A": "A", "B": "B"}
+
+    def apply_to(self, model: nn.Module) -> None:
+        """Wrap the target layers, and draw one rank for all of them before every training step.
+
+        Raises:
+            ValueError: As for ``LoRAConfig``.
+        """
+        super().apply_to(model)
+        # On the model and not in the layers: recomputing a block must meet the rank it had.
+        model.register_forward_pre_hook(_draw_rank)
+
+
+def set_rank(model: nn.Module, rank: int) -> nn.Module:
+    """Make every DyLoRA layer of a model use its first ``rank`` ranks, and return the model.
+
+    Raises:
+        ValueError: If the model has no such layers, or they have fewer ranks.
+    """
+    layers = _dylora_layers(model)
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no DyLoRA layers: apply DyLoRAConfig first")
+    most = min(layer.max_rank for layer in layers)
+    if not 1 <= rank <= most:
+        raise ValueError(f"rank={rank} must be in 1..{most}")
+    for layer in layers:
+        layer.rank = rank
+    return model
+
+
+def _draw_rank(model: nn.Module, _: tuple) -> None:
+    layers = _dylora_layers(model)
+    if model.training and layers:
+        set_rank(model, int(torch.randint(1, layers[0].max_rank + 1, ())))
+
+
+def _dylora_layers(model: nn.Module) -> list[DyLoRALinear]:
+    return [layer for layer in adapted_layers(model).values() if isinstance(layer, DyLoRALinear)]

@@ -1,0 +1,207 @@
+"""Wrapping a model's linear layers: find them, read their weight, put an adapted layer in place.
+
+GPT-2's ``Conv1D`` is a linear layer whose weight is stored transposed, and ``NF4Linear`` one whose
+weight is stored in four bits; here every weight is read and written as (d_out, d_in).
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Self, TypeVar
+
+from torch import Tensor, nn
+
+from course_utils.quantization import NF4Linear
+from course_utils.quantization.linear import HEADS, is_transposed
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen linear layer with a trainable change of its weight; the base of every such method.
+
+    Args:
+        base: Linear layer, d_in to d_out; frozen in place.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.merged: nn.Module | None = None
+
+    def adapted_weight(self) -> Tensor:
+        """Return the weight that the layer now amounts to, (d_out, d_in)."""
+        raise NotImplementedError
+
+    def merge(self, *, requantize: bool = False) -> Self:
+        """Compute with one plain layer that has the adapted weight; the base is kept beside it.
+
+        Args:
+            requantize: Whether a 4-bit base gives a 4-bit layer again, with a new rounding error.
+        """
+        layer = with_weight(self.base, self.adapted_weight().detach())
+        if requantize and isinstance(self.base, NF4Linear):
+            is_double = self.base.scales_mean is not None
+            layer = NF4Linear(layer, block_size=self.base.block_size, is_double=is_double)
+        self.merged = layer
+        return self
+
+    def unmerge(self) -> Self:
+        """Compute with base and update again, exactly as before ``merge``."""
+        self.merged = None
+        return self
+
+
+def adapted_layers(model: nn.Module) -> dict[str, AdaptedLinear]:
+    """Return every adapted layer of a model by its name, in forward order."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, AdaptedLinear)}
+
+
+def merge(model: Model, *, requantize: bool = False) -> Model:
+    """Fold every update into its weight: the model computes the same, and as fast as its base.
+
+    The base weights are kept until ``remove``; ``unmerge`` returns to them exactly.
+
+    Args:
+        model: Model that carries an adapter.
+        requantize: Whether a 4-bit base gives 4-bit layers again, each with a new rounding error;
+            otherwise they are merged into restored weights, which take the memory of those.
+
+    Raises:
+        ValueError: If the model carries no adapter.
+    """
+    for layer in _adapted_or_error(model):
+        layer.merge(requantize=requantize)
+    return model
+
+
+def unmerge(model: Model) -> Model:
+    """Undo ``merge``: the logits are those of before, bit for bit.
+
+    Raises:
+        ValueError: If the model carries no adapter.
+    """
+    for layer in _adapted_or_error(model):
+        layer.unmerge()
+    return model
+
+
+def remove(model: Model) -> Model:
+    """Take the adapter off, leaving plain layers: the merged ones if it was merged, else the base.
+
+    Raises:
+        ValueError: If the model carries no adapter.
+    """
+    _adapted_or_error(model)
+    for name, layer in adapted_layers(model).items():
+        replace_module(model, name, layer.merged or layer.base)
+    model.fine_tuning_method = None
+    return model
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """Say whether a layer multiplies by a matrix: ``nn.Linear``, ``NF4Linear`` or ``Conv1D``."""
+    return isinstance(layer, nn.Linear | NF4Linear) or is_transposed(layer)
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """Return a linear layer's weight as (d_out, d_in); one in four bits is restored."""
+    if isinstance(layer, NF4Linear):
+        return layer.dequantize()
+    return layer.weight.T if is_transposed(layer) else layer.weight
+
+
+def with_weight(layer: nn.Module, weight: Tensor) -> nn.Module:
+    """Return a plain copy of a linear layer with another weight, (d_out, d_in), and its bias."""
+    if isinstance(layer, NF4Linear):
+        plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+        plain.weight = nn.Parameter(weight, requires_grad=False)
+        plain.bias = layer.bias
+        return plain
+    other = copy.copy(layer)
+    other._parameters = dict(layer._parameters)
+    stored = weight.T if is_transposed(layer) else weight
+    other.weight = nn.Parameter(stored.to(layer.weight.dtype).contiguous(), requires_grad=False)
+    return other
+
+
+def find_linear(model: nn.Module, target_modules: str | tuple[str, ...]) -> dict[str, nn.Module]:
+    """Return the linear layers that are meant, by full name.
+
+    Args:
+        model: Model to search.
+        target_modules: ``"all-linear"`` for all but the head, or names: a layer is meant if a name
+            is its own or the last parts of it, as in ``("q_proj", "self_attn.v_proj")``.
+
+    Raises:
+        ValueError: If a name fits no linear layer.
+    """
+    layers = {
+        name: layer for name, layer in model.named_modules()
+        if is_linear(layer) and not name.endswith(HEADS)
+    }  # fmt: skip
+    if target_modules == "all-linear":
+        return layers
+    for target in target_modules:
+        if not any(_is_meant(name, target) for name in layers):
+            kinds = sorted({name.rpartition(".")[2] for name in layers})
+            raise ValueError(f"target_modules={target!r} must be one of {', '.join(kinds)}")
+    return {n: layer for n, layer in layers.items() if any(_is_meant(n, t) for t in target_modules)}
+
+
+def wrap_linear(
+    model: nn.Module,
+    target_modules: str | tuple[str, ...],
+    put_on: Callable[[nn.Module], AdaptedLinear],
+) -> None:
+    """Freeze a model and put an adapted layer in the place of each target.
+
+    A classifier's head is new and goes on training.
+
+    Args:
+        model: Model to change.
+        target_modules: As in ``find_linear``.
+        put_on: Makes the adapted layer of a linear layer.
+
+    Raises:
+        ValueError: If the model carries an adapter already, or a target is not found.
+    """
+    if taken := next(iter(adapted_layers(model)), None):
+        raise ValueError(f"{taken} carries an adapter already: use `remove` or `merge` it first")
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        made = {name: put_on(layer) for name, layer in find_linear(model, target_modules).items()}
+    except ValueError:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        raise
+    model.requires_grad_(False)
+    for name, layer in made.items():
+        replace_module(model, name, layer)
+        for part in layer.children():
+            part.requires_grad_(part is not layer.base)
+        for parameter in layer.parameters(recurse=False):
+            parameter.requires_grad_(True)
+    for head in classifier_heads(model):
+        model.get_submodule(head).requires_grad_(True)
+
+
+def classifier_heads(model: nn.Module) -> list[str]:
+    """Return the names of a classifier's heads; none in a language model."""
+    return [name for name in HEADS[1:] if isinstance(getattr(model, name, None), nn.Module)]
+
+
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put ``module`` where ``name`` is."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def _adapted_or_error(model: nn.Module) -> list[AdaptedLinear]:
+    layers = list(adapted_layers(model).values())
+    if not layers:
+        raise ValueError(f"{type(model).__name__} carries no adapter: `apply` a method first")
+    return layers
+
+
+def _is_meant(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")

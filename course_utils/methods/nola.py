@@ -1,0 +1,126 @@
+"""NOLA: an update mixed from random matrices (Koohpayegani et al., 2023, arXiv:2310.02556).
+
+LoRA of rank 1 still trains d_in + d_out numbers a layer. NOLA trains as many as it likes: its A and
+B are mixtures of fixed random matrices, and only the coefficients are trained, and stored.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from course_utils.methods.linear import AdaptedLinear, weight_of, wrap_linear
+
+
+class NOLALinear(AdaptedLinear):
+    """Frozen linear layer plus a low-rank update made of random bases.
+
+    Computes ``base(x) + alpha / r * x A^T B^T``, where ``A = sum_i a_i A_i`` and
+    ``B = sum_j b_j B_j`` (section 3, eq. 2). The bases come from a seed and are not stored; ``b``
+    starts at zero, so wrapping a layer does not change its output.
+
+    Args:
+        base: Linear layer, d_in to d_out; frozen in place.
+        rank: Inner dimension r of the update, 1 <= r <= min(d_in, d_out).
+        alpha: Strength of the update, divided by ``rank``.
+        n_bases: Matrices that A is mixed from, and as many for B.
+        seed: Seed of the matrices.
+
+    Raises:
+        ValueError: If ``rank`` is out of range.
+    """
+
+    def __init__(
+        self, base: nn.Module, *, rank: int, alpha: float, n_bases: int, seed: int
+    ) -> None:  # fmt: skip
+        weight = weight_of(base)
+        d_out, d_in = weight.shape
+        if not 1 <= rank <= min(d_in, d_out):
+            raise ValueError(f"rank={rank} must be in 1..min(d_in, d_out) (got {d_in}, {d_out})")
+        super().__init__(base)
+        generator = torch.Generator().manual_seed(seed)
+
+        def bases(rows: int, columns: int) -> Tensor:
+            # Of unit variance all in all, so that A is as large as LoRA's when a is normal.
+            width = math.sqrt(1 / (d_in * n_bases))
+            return width * torch.randn(n_bases, rows, columns, generator=generator)
+
+        self.register_buffer("A_bases", bases(rank, d_in).to(weight.device), persistent=False)
+        self.register_buffer("B_bases", bases(d_out, rank).to(weight.device), persistent=False)
+        start = torch.randn(n_bases, generator=generator)
+        self.a = nn.Parameter(start.to(weight.device))
+        self.b = nn.Parameter(torch.zeros(n_bases, device=weight.device))
+        self.scaling = alpha / rank
+
+    @property
+    def A(self) -> Tensor:  # noqa: N802
+        """The mixed (r, d_in) matrix."""
+        return torch.einsum("n,nrd->rd", self.a, self.A_bases)
+
+    @property
+    def B(self) -> Tensor:  # noqa: N802
+        """The mixed (d_out, r) matrix."""
+        return torch.einsum("n,ndr->dr", self.b, self.B_bases)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` of shape (..., d_in) to shape (..., d_out)."""
+        if self.merged is not None:
+            return self.merged(x)
+        output = self.base(x)
+        low = nn.functional.linear(x.to(self.a.dtype), self.A)
+        return output + (self.scaling * nn.functional.linear(low, self.B)).to(output.dtype)
+
+    def adapted_weight(self) -> Tensor:
+        """Return ``W + scaling * B A``, (d_out, d_in)."""
+        weight = weight_of(self.base)
+        return weight + (self.scaling * self.B @ self.A).to(weight.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NOLAConfig:
+    """Train the coefficients of random low-rank updates.
+
+    Args:
+        rank: Inner dimension r of every update.
+        alpha: Strength; the update is scaled by alpha / rank.
+        n_bases: Coefficients of A, and as many of B: 2 n_bases numbers a layer are trained.
+        target_modules: Names of layers, or ``"all-linear"`` for all but the head.
+        seed: Seed of the first layer's bases; each further layer takes the next.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    saved: ClassVar[dict[str, str]] = {"a": "a", "b": "b"}
+
+    rank: int = 8
+    alpha: float = 16
+    n_bases: int = 64
+    target_modules: str | tuple[str, ...] = "all-linear"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "n_bases"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+    def apply_to(self, model: nn.Module) -> None:
+        """Wrap the target layers of ``model``.
+
+        Raises:
+            ValueError: If a target is not found, a rank is too large, or an adapter is there.
+        """
+        seeds = itertools.count(self.seed)
+
+        def wrap(layer: nn.Module) -> NOLALinear:
+            return NOLALinear(layer, rank=self.rank, alpha=self.alpha, n_bases=self.n_bases,
+                              seed=next(seeds))  # fmt: skip
+
+        wrap_linear(model, self.target_modules, wrap)
+
+    def tensor_shapes(self, d_in: int, d_out: int) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every saved attribute of a layer, which does not depend on it."""
+        return {"a": (self.n_bases,), "b": (self.n_bases,)}

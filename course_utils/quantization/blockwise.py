@@ -1,0 +1,179 @@
+"""Blockwise quantisation: small integers, and one scale for every block of weights.
+
+A flat weight is cut into blocks; each is divided by its largest magnitude, the *absmax*, and every
+element is replaced by the index of the nearest level (Dettmers et al., 2023, arXiv:2305.14314,
+section 2). Nothing else is kept.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from course_utils.quantization.codebooks import dynamic_codebook
+
+SCALES_BLOCK_SIZE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedScales:
+    """Block scales that are quantised themselves: 8 bits each, and their mean apart.
+
+    Args:
+        centred: The scales less their mean, in the dynamic 8-bit type, blocks of 256.
+        mean: Mean of the scales, a float32 scalar.
+    """
+
+    centred: "QuantizedTensor"
+    mean: Tensor
+
+    def restore(self) -> Tensor:
+        """Return the scales, (n_blocks,), float32."""
+        return dequantize_blockwise(self.centred) + self.mean
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return every tensor that must be stored."""
+        return (*self.centred.tensors(), self.mean)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedTensor:
+    """A tensor in a few bits an element.
+
+    Args:
+        packed: The indices, packed into bytes without gaps, first index in the highest bits.
+        scales: The absmax of each block, (n_blocks,), or these quantised.
+        codebook: Levels that the indices stand for; shared by all tensors of its kind.
+        block_size: Elements a block; the last may be shorter.
+        shape: Shape of the tensor.
+        dtype: Type of the tensor.
+    """
+
+    packed: Tensor
+    scales: Tensor | QuantizedScales
+    codebook: Tensor
+    block_size: int
+    shape: torch.Size
+    dtype: torch.dtype
+
+    @property
+    def n_bits(self) -> int:
+        """Bits of one index."""
+        return math.ceil(math.log2(len(self.codebook)))
+
+    @property
+    def bits_per_element(self) -> float:
+        """Bits that are stored for an element, scales included: counted from bytes."""
+        n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in self.tensors())
+        return 8 * n_bytes / self.shape.numel()
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return every tensor that must be stored; the codebook is known."""
+        is_nested = isinstance(self.scales, QuantizedScales)
+        return (self.packed, *(self.scales.tensors() if is_nested else (self.scales,)))
+
+    def restored_scales(self) -> Tensor:
+        """Return the scale of each block, (n_blocks,), float32."""
+        is_nested = isinstance(self.scales, QuantizedScales)
+        return self.scales.restore() if is_nested else self.scales
+
+
+def quantize_blockwise(weight: Tensor, codebook: Tensor, block_size: int = 64) -> QuantizedTensor:
+    """Quantise a tensor of any shape.
+
+    Args:
+        weight: Tensor; blocks run over its flattened elements.
+        codebook: At most 256 levels in -1..1, in any order.
+        block_size: Elements that share a scale.
+
+    Raises:
+        ValueError: If a value is not finite, or ``block_size`` or ``codebook`` is out of range.
+    """
+    if block_size < 1:
+        raise ValueError(f"block_size={block_size} must be at least 1")
+    if not 2 <= len(codebook) <= 256:
+        raise ValueError(f"a codebook of {len(codebook)} levels must have 2..256")
+    flat = weight.detach().flatten().float()
+    if not torch.isfinite(flat).all():
+        raise ValueError("the weight has values that are not finite")
+    blocks = _in_blocks(flat, block_size)
+    scales = blocks.abs().amax(dim=1)
+    relative = blocks * (1 / scales.clamp(min=1e-38))[:, None]
+    codebook = codebook.to(flat.device)
+    indices = nearest(relative.flatten()[: flat.numel()].clamp(-1, 1), codebook)
+    return from_indices(indices.view(weight.shape), scales, codebook, block_size, weight.dtype)
+
+
+def from_indices(
+    indices: Tensor, scales: Tensor, codebook: Tensor, block_size: int, dtype: torch.dtype
+) -> QuantizedTensor:
+    """Pack indices that were chosen already, of the tensor's shape, with their blocks' scales."""
+    n_bits = math.ceil(math.log2(len(codebook)))
+    return QuantizedTensor(
+        packed=pack(indices.flatten(), n_bits), scales=scales, codebook=codebook,
+        block_size=block_size, shape=indices.shape, dtype=dtype,
+    )  # fmt: skip
+
+
+def dequantize_blockwise(quantized: QuantizedTensor) -> Tensor:
+    """Return the tensor that was quantised, as nearly as its levels allow."""
+    n = quantized.shape.numel()
+    scales = quantized.restored_scales()
+    if quantized.n_bits == 4 and quantized.block_size % 2 == 0:
+        # Both nibbles of a byte are looked up at once: half the look-ups, none of the bit work.
+        pairs = _pair_table(quantized.codebook)
+        levels = torch.nn.functional.embedding(quantized.packed.int(), pairs).flatten()[:n]
+    else:
+        levels = quantized.codebook[unpack(quantized.packed, quantized.n_bits, n)]
+    blocks = _in_blocks(levels, quantized.block_size) * scales[:, None]
+    return blocks.flatten()[:n].reshape(quantized.shape).to(quantized.dtype)
+
+
+def quantize_scales(quantized: QuantizedTensor) -> QuantizedTensor:
+    """Quantise the scales as well: 8 bits for 32, and one float for 256 of them.
+
+    Double quantisation, from 0.5 to 0.127 bits a weight at blocks of 64 (Dettmers et al., 2023,
+    arXiv:2305.14314, section 3).
+    """
+    scales = quantized.restored_scales()
+    mean = scales.mean()
+    centred = quantize_blockwise(scales - mean, dynamic_codebook(), SCALES_BLOCK_SIZE)
+    return replace(quantized, scales=QuantizedScales(centred=centred, mean=mean))
+
+
+def nearest(values: Tensor, codebook: Tensor) -> Tensor:
+    """Return the index of the nearest level for each value, (n,), uint8; ties go to the lower."""
+    levels, order = codebook.sort()
+    borders = (levels[:-1] + levels[1:]) / 2
+    return order[torch.bucketize(values, borders)].to(torch.uint8)
+
+
+def pack(indices: Tensor, n_bits: int) -> Tensor:
+    """Pack indices below 2^n_bits into bytes, (n,) to (ceil(n n_bits / 8),), highest bit first."""
+    shifts = torch.arange(n_bits - 1, -1, -1, device=indices.device, dtype=torch.uint8)
+    bits = ((indices[:, None] >> shifts) & 1).flatten()
+    bits = torch.nn.functional.pad(bits, (0, -len(bits) % 8)).view(-1, 8)
+    weights = 2 ** torch.arange(7, -1, -1, device=indices.device, dtype=torch.uint8)
+    return (bits * weights).sum(dim=1, dtype=torch.uint8)
+
+
+def unpack(packed: Tensor, n_bits: int, n: int) -> Tensor:
+    """Return the first ``n`` indices of a packed tensor, (n,), int64."""
+    shifts = torch.arange(7, -1, -1, device=packed.device, dtype=torch.uint8)
+    bits = ((packed[:, None] >> shifts) & 1).flatten()[: n * n_bits].view(n, n_bits).long()
+    weights = 2 ** torch.arange(n_bits - 1, -1, -1, device=packed.device)
+    return (bits * weights).sum(dim=1)
+
+
+def _in_blocks(flat: Tensor, block_size: int) -> Tensor:
+    """Cut (n,) into (n_blocks, block_size), the last one filled up with zeros."""
+    missing = -flat.numel() % block_size
+    return (torch.nn.functional.pad(flat, (0, missing)) if missing else flat).view(-1, block_size)
+
+
+def _pair_table(codebook: Tensor) -> Tensor:
+    """Return both levels that a byte of two 4-bit indices stands for, (256, 2)."""
+    levels = torch.nn.functional.pad(codebook, (0, 16 - len(codebook)))
+    byte = torch.arange(256, device=codebook.device)
+    return torch.stack([levels[byte >> 4], levels[byte & 15]], dim=1)

@@ -1,0 +1,161 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForSequenceClassification
+
+from course_utils.memory import architecture_of
+from course_utils.methods import apply, count_parameters, merge, remove, unmerge
+from course_utils.methods.dora import DoRAConfig, DoRALinear
+from course_utils.methods.linear import adapted_layers
+from course_utils.methods.lora import LoRAConfig, LoRALinear
+from tests.methods.adapters import MODELS, SHAPE, build, disturb, logits
+
+CONFIGS = {
+    "LoRA": LoRAConfig(rank=3),
+    "rsLoRA": LoRAConfig(rank=3, use_rslora=True),
+    "DoRA": DoRAConfig(rank=3),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_fresh_adapter_changes_nothing(name: str, kind: str):
+    before = logits(build(name))
+    after = logits(apply(build(name), CONFIGS[kind]))
+    assert (after - before).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_merged_computes_the_same_and_unmerged_returns_bit_for_bit(name: str, kind: str):
+    model = disturb(apply(build(name), CONFIGS[kind]))
+    adapted = logits(model)
+    assert (adapted - logits(build(name))).abs().max() > 1e-3
+    assert (logits(merge(model)) - adapted).abs().max() < 1e-5
+    assert torch.equal(logits(unmerge(model)), adapted)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_removing_leaves_the_base_without_a_trace(name: str):
+    model = remove(disturb(apply(build(name), LoRAConfig(rank=2))))
+    assert torch.equal(logits(model), logits(build(name)))
+    assert [n for n, _ in model.named_parameters()] == [
+        n for n, _ in build(name).named_parameters()
+    ]
+
+
+def test_removing_a_merged_adapter_leaves_plain_layers_that_have_it():
+    model = disturb(apply(build(), LoRAConfig(rank=2)))
+    adapted = logits(model)
+    plain = remove(merge(model))
+    assert not adapted_layers(plain)
+    assert torch.allclose(logits(plain), adapted, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_layer_is_the_papers_equation(bias: bool):
+    layer = LoRALinear(nn.Linear(5, 7, bias=bias), rank=2, alpha=6)
+    nn.init.normal_(layer.B)
+    x = torch.randn(4, 3, 5)
+    expected = layer.base(x) + 6 / 2 * x @ layer.A.T @ layer.B.T
+    assert torch.allclose(layer(x), expected, atol=1e-6)
+    assert torch.linalg.matrix_rank(layer.adapted_weight() - layer.base.weight) == 2
+
+
+def test_at_the_first_step_only_b_gets_a_gradient():
+    layer = LoRALinear(nn.Linear(5, 7), rank=2, alpha=2)
+    layer(torch.randn(4, 5)).square().sum().backward()
+    assert not layer.A.grad.any()
+    assert layer.B.grad.any()
+    assert layer.base.weight.grad is None
+
+
+def test_rslora_divides_by_the_root_of_the_rank():
+    base = nn.Linear(16, 16)
+    assert LoRALinear(base, rank=16, alpha=8).scaling == 0.5
+    assert LoRALinear(base, rank=16, alpha=8, use_rslora=True).scaling == 8 / math.sqrt(16)
+
+
+def test_dropout_is_on_the_update_alone_and_only_in_training():
+    layer = LoRALinear(nn.Linear(50, 7), rank=2, alpha=2, dropout=0.5)
+    nn.init.normal_(layer.B)
+    x = torch.randn(4, 50)
+    assert not torch.equal(layer(x), layer(x))
+    assert torch.equal(layer.eval()(x), layer(x))
+    nn.init.zeros_(layer.train().B)
+    assert torch.equal(layer(x), layer.base(x))
+
+
+def test_doras_rows_have_the_trained_lengths():
+    layer = DoRALinear(nn.Linear(9, 7), rank=2, alpha=2)
+    nn.init.normal_(layer.B)
+    with torch.no_grad():
+        layer.magnitude.mul_(torch.arange(1.0, 8.0))
+    assert torch.allclose(layer.adapted_weight().norm(dim=1), layer.magnitude, rtol=1e-5)
+
+
+def test_dora_with_dropout_keeps_the_base_and_its_mean():
+    torch.manual_seed(0)
+    layer = DoRALinear(nn.Linear(60, 4), rank=2, alpha=2, dropout=0.3)
+    nn.init.normal_(layer.B, std=0.1)
+    x = torch.randn(1, 60).expand(20_000, 60)
+    assert torch.allclose(layer(x).mean(0), layer.eval()(x[:1])[0], atol=0.02)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "v_proj")])
+def test_parameters_are_those_the_estimate_counts(targets: str | tuple[str, ...]):
+    model, config = build(), LoRAConfig(rank=3, target_modules=targets)
+    architecture = architecture_of(model)
+    trainable = count_parameters(apply(model, config)).trainable
+    assert trainable == sum(config.footprint(architecture).sizes(architecture))
+
+
+def test_a_classifiers_head_goes_on_training():
+    model = LlamaForSequenceClassification(LlamaConfig(**SHAPE, num_labels=3))
+    apply(model, LoRAConfig(rank=2, target_modules=("q_proj",)))
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert "score.weight" in trained
+    assert all(name == "score.weight" or name.endswith((".A", ".B")) for name in trained)
+    assert not isinstance(model.score, LoRALinear)
+
+
+def test_a_16_bit_base_gets_a_float32_update():
+    layer = LoRALinear(nn.Linear(8, 8).to(torch.bfloat16), rank=2, alpha=2)
+    assert layer.A.dtype == layer.B.dtype == torch.float32
+    assert layer(torch.randn(2, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert layer.merge()(torch.randn(2, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank": 0}, "rank=0 must be at least 1"),
+        ({"dropout": 1.0}, "dropout=1.0 must be in"),
+        ({"target_modules": "q_proj"}, "'q_proj' must be 'all-linear' or a tuple"),
+    ],
+)
+def test_a_wrong_option_is_named(options: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        LoRAConfig(**options)
+
+
+def test_a_rank_or_a_target_that_does_not_fit_leaves_the_model_alone():
+    model = build()
+    before = {name for name, p in model.named_parameters() if p.requires_grad}
+    for config in (LoRAConfig(rank=41), LoRAConfig(target_modules=("q_proj", "query"))):
+        with pytest.raises(ValueError, match=r"rank=41 must be in|'query' must be one of"):
+            apply(model, config)
+        assert not adapted_layers(model)
+        assert {name for name, p in model.named_parameters() if p.requires_grad} == before
+
+
+def test_two_adapters_are_not_stacked_and_none_cannot_be_merged():
+    model = build()
+    for verb in (merge, unmerge, remove):
+        with pytest.raises(ValueError, match="carries no adapter"):
+            verb(model)
+    apply(model, LoRAConfig(rank=2))
+    with pytest.raises(ValueError, match="carries an adapter already"):
+        apply(model, LoRAConfig(rank=2))

@@ -1,0 +1,64 @@
+"""Composition: every method on a model whose weights are stored in four bits."""
+
+import pytest
+import torch
+
+from course_utils.methods import apply, count_parameters, load_adapter, merge, save_adapter, unmerge
+from course_utils.methods.dora import DoRAConfig
+from course_utils.methods.dylora import DyLoRAConfig
+from course_utils.methods.linear import adapted_layers
+from course_utils.methods.lora import LoRAConfig
+from course_utils.methods.nola import NOLAConfig
+from course_utils.quantization import NF4Linear, quantize_model
+from tests.methods.adapters import MODELS, build, disturb, logits
+
+CONFIGS = {
+    "QLoRA": LoRAConfig(rank=3),
+    "QDoRA": DoRAConfig(rank=3),
+    "QDyLoRA": DyLoRAConfig(rank=3),
+    "QNOLA": NOLAConfig(rank=3, n_bases=8),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_fresh_adapter_changes_nothing_and_merging_keeps_the_logits(name: str, kind: str):
+    base = logits(quantize_model(build(name)))
+    assert (base - logits(build(name))).abs().max() > 1e-4
+    model = apply(quantize_model(build(name)), CONFIGS[kind])
+    assert (logits(model) - base).abs().max() < 1e-6
+    adapted = logits(disturb(model))
+    assert (logits(merge(model)) - adapted).abs().max() < 1e-5
+    assert torch.equal(logits(unmerge(model)), adapted)
+
+
+def test_merging_into_four_bits_costs_another_rounding():
+    model = disturb(apply(quantize_model(build()), LoRAConfig(rank=3)))
+    adapted = logits(model)
+    assert not any(isinstance(m.merged, NF4Linear) for m in adapted_layers(merge(model)).values())
+    merge(unmerge(model), requantize=True)
+    assert all(isinstance(m.merged, NF4Linear) for m in adapted_layers(model).values())
+    off = (logits(model) - adapted).abs().max()
+    assert 1e-3 < off < adapted.abs().max()
+
+
+def test_only_the_adapter_trains_and_the_loss_falls():
+    model = apply(quantize_model(build()), LoRAConfig(rank=4))
+    assert count_parameters(model).share < 0.5
+    ids = torch.randint(1, 61, (4, 12))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(15):
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_an_adapter_trained_on_four_bits_loads_on_either_base(tmp_path):
+    model = disturb(apply(quantize_model(build()), LoRAConfig(rank=3)))
+    save_adapter(model, tmp_path)
+    assert torch.equal(logits(load_adapter(quantize_model(build()), tmp_path)), logits(model))
+    assert adapted_layers(load_adapter(build(), tmp_path))

@@ -1,0 +1,122 @@
+"""LoRA and DoRA against PEFT: same tensors in, same numbers out; files travel both ways."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import LlamaConfig, LlamaForSequenceClassification
+
+from course_utils.methods import apply, load_adapter, merge, save_adapter
+from course_utils.methods.dora import DoRAConfig
+from course_utils.methods.linear import adapted_layers
+from course_utils.methods.lora import LoRAConfig
+from course_utils.methods.storage import adapter_tensors
+from tests.methods.adapters import IDS, MODELS, SHAPE, build
+
+# peft 0.21 asks transformers by a name that transformers 5 has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+
+METHODS = {
+    "LoRA": LoRAConfig(rank=3, alpha=5),
+    "rsLoRA": LoRAConfig(rank=4, alpha=5, use_rslora=True),
+    "DoRA": DoRAConfig(rank=3, alpha=5),
+}
+
+
+def build_theirs(name: str, method: LoRAConfig) -> PeftModel:
+    config = LoraConfig(
+        r=method.rank, lora_alpha=method.alpha, target_modules="all-linear",
+        use_rslora=method.use_rslora, use_dora=isinstance(method, DoRAConfig),
+        fan_in_fan_out=name == "gpt2", task_type="CAUSAL_LM",
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return get_peft_model(build(name), config)
+
+
+def theirs_by_our_names(peft_model: PeftModel) -> dict[str, nn.Parameter]:
+    named = {n: p for n, p in peft_model.named_parameters() if p.requires_grad}
+    return {
+        n.replace(".default", "").replace("magnitude_vector.weight", "magnitude_vector"): p
+        for n, p in named.items()
+    }
+
+
+def same_start(name: str, method: LoRAConfig) -> tuple[nn.Module, PeftModel]:
+    """Both models with the same adapter, whose B is no longer zero."""
+    ours, theirs = apply(build(name), method), build_theirs(name, method)
+    tensors, places = adapter_tensors(ours, method), theirs_by_our_names(theirs)
+    assert tensors.keys() == places.keys()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for key, tensor in tensors.items():
+            tensor.add_(0.1 * torch.randn_like(tensor))
+            places[key].copy_(tensor)
+    return ours, theirs
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    return bool((ours - theirs).norm() <= 1e-5 * theirs.norm())
+
+
+def loss_of(model: nn.Module) -> torch.Tensor:
+    return model(input_ids=IDS, labels=IDS).loss
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kind", METHODS)
+def test_forward_gradients_ten_steps_and_merge(name: str, kind: str):
+    method = METHODS[kind]
+    ours, theirs = same_start(name, method)
+    assert close(ours(IDS).logits, theirs(IDS).logits)
+
+    loss_of(ours).backward()
+    loss_of(theirs).backward()
+    mine, others = adapter_tensors(ours, method), theirs_by_our_names(theirs)
+    for key, tensor in mine.items():
+        assert close(tensor.grad, others[key].grad), key
+
+    for model, parameters in ((ours, mine), (theirs, others)):
+        optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2)
+        for _ in range(10):
+            optimizer.zero_grad()
+            loss_of(model).backward()
+            optimizer.step()
+    for key, tensor in mine.items():
+        assert (tensor - others[key]).norm() <= 1e-4 * others[key].norm(), key
+
+    merge(ours)
+    plain = theirs.merge_and_unload()
+    for layer_name, layer in adapted_layers(ours).items():
+        assert close(layer.merged.weight, plain.get_submodule(layer_name).weight), layer_name
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kind", METHODS)
+def test_what_ours_saves_loads_in_peft_and_back(name: str, kind: str, tmp_path: Path):
+    ours, _ = same_start(name, METHODS[kind])
+    save_adapter(ours, tmp_path / "ours")
+    theirs = PeftModel.from_pretrained(build(name), tmp_path / "ours")
+    assert close(ours(IDS).logits, theirs(IDS).logits)
+
+    theirs.save_pretrained(tmp_path / "theirs")
+    again = load_adapter(build(name), tmp_path / "theirs")
+    assert torch.equal(again(IDS).logits, ours(IDS).logits)
+
+
+def test_a_classifiers_head_travels_with_the_adapter(tmp_path: Path):
+    def classifier() -> LlamaForSequenceClassification:
+        torch.manual_seed(0)
+        return LlamaForSequenceClassification(LlamaConfig(**SHAPE, num_labels=3))
+
+    ours = apply(classifier(), LoRAConfig(rank=2))
+    with torch.no_grad():
+        for tensor in adapter_tensors(ours, ours.fine_tuning_method).values():
+            tensor.add_(0.1 * torch.randn_like(tensor))
+    save_adapter(ours, tmp_path)
+    theirs = PeftModel.from_pretrained(classifier(), tmp_path)
+    assert close(ours(IDS).logits, theirs(IDS).logits)
+    assert torch.equal(load_adapter(classifier(), tmp_path)(IDS).logits, ours(IDS).logits)

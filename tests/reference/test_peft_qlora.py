@@ -1,0 +1,66 @@
+"""``LoRALinear(NF4Linear)`` against PEFT's LoRA and DoRA on bitsandbytes' ``Linear4bit``."""
+
+import pytest
+import torch
+from torch import nn
+
+from course_utils.methods.dora import DoRALinear
+from course_utils.methods.lora import LoRALinear
+from course_utils.quantization import NF4Linear
+
+bitsandbytes = pytest.importorskip("bitsandbytes")
+
+
+class OneLayer(nn.Module):
+    """What PEFT can wrap: a model with one layer."""
+
+    def __init__(self, linear: nn.Module) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x)
+
+
+def theirs_of(base: nn.Linear, *, use_dora: bool) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    four_bit = bitsandbytes.nn.Linear4bit(
+        base.in_features, base.out_features, bias=base.bias is not None, quant_type="nf4",
+        compute_dtype=torch.float32, compress_statistics=False,
+    )  # fmt: skip
+    four_bit.load_state_dict(base.state_dict())
+    # Repacked for inference, the layer would silently lose its inputs' gradients.
+    four_bit.support_avx512bf16_for_cpu = False
+    four_bit = four_bit.to("cpu")
+    config = LoraConfig(r=4, lora_alpha=6, target_modules=["linear"], use_dora=use_dora)
+    return get_peft_model(OneLayer(four_bit), config)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_forward_and_gradients(bias: bool, use_dora: bool):
+    torch.manual_seed(0)
+    base = nn.Linear(128, 64, bias=bias)
+    kind = DoRALinear if use_dora else LoRALinear
+    ours = kind(NF4Linear(base, is_double=False), rank=4, alpha=6)
+    theirs = theirs_of(base, use_dora=use_dora)
+    nn.init.normal_(ours.B, std=0.1)
+    layer = theirs.base_model.model.linear
+    places = {"A": layer.lora_A["default"].weight, "B": layer.lora_B["default"].weight}
+    if use_dora:
+        places["magnitude"] = layer.lora_magnitude_vector["default"].weight
+    with torch.no_grad():
+        for name, place in places.items():
+            place.copy_(getattr(ours, name))
+    x = torch.randn(5, 7, 128)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = [ours(inputs[0]), theirs(inputs[1])]
+    assert torch.allclose(*outputs, rtol=1e-5, atol=1e-5)
+    upstream = torch.randn_like(outputs[0])
+    for output in outputs:
+        output.backward(upstream)
+    assert torch.allclose(inputs[0].grad, inputs[1].grad, rtol=1e-5, atol=1e-5)
+    for name, place in places.items():
+        mine = getattr(ours, name).grad
+        assert (mine - place.grad).norm() <= 1e-5 * place.grad.norm(), name
