@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from bitsandbytes import functional
 
 from course_utils.quantization import (
     dequantize_blockwise,
@@ -12,7 +13,6 @@ from course_utils.quantization import (
     quantize_scales,
 )
 
-functional = pytest.importorskip("bitsandbytes.functional")
 CODEBOOKS = {"nf4": nf4_codebook, "fp4": fp4_codebook}
 
 

@@ -1,5 +1,6 @@
 """``LoRALinear(NF4Linear)`` against PEFT's LoRA and DoRA on bitsandbytes' ``Linear4bit``."""
 
+import bitsandbytes
 import pytest
 import torch
 from torch import nn
@@ -7,8 +8,6 @@ from torch import nn
 from course_utils.methods.dora import DoRALinear
 from course_utils.methods.lora import LoRALinear
 from course_utils.quantization import NF4Linear
-
-bitsandbytes = pytest.importorskip("bitsandbytes")
 
 
 class OneLayer(nn.Module):
