@@ -1,6 +1,7 @@
 """A study as a table, and which methods it tells apart."""
 
 from collections.abc import Sequence
+from itertools import combinations
 from statistics import fmean, stdev
 
 from course_utils.compare.candidates import CANDIDATES
@@ -10,13 +11,14 @@ from course_utils.intervals import can_tell_apart
 
 
 def largest_distinct_set(scores: dict[str, list[float]]) -> list[str]:
-    """Return a largest set of methods of which every two can be told apart."""
+    """Return a largest set of methods of which every two can be told apart, worst first."""
     names = sorted(scores, key=lambda name: fmean(scores[name]))
-    chosen: list[str] = []
-    for name in names:
-        if all(can_tell_apart(scores[name], scores[other]) for other in chosen):
-            chosen.append(name)
-    return chosen
+    for size in range(len(names), 1, -1):
+        for some in combinations(names, size):
+            pairs = combinations((scores[name] for name in some), 2)
+            if all(can_tell_apart(*pair) for pair in pairs):
+                return list(some)
+    return names[:1]
 
 
 def markdown_table(rows: Sequence[Row], split: str, *, n_examples: int | None = None) -> str:

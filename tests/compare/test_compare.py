@@ -45,6 +45,9 @@ def test_the_rate_is_chosen_on_validation_and_not_on_test():
 def test_methods_that_overlap_are_not_called_distinct():
     scores = {"a": [0.1, 0.11, 0.12], "b": [0.11, 0.12, 0.10], "c": [0.5, 0.51, 0.49]}
     assert largest_distinct_set(scores) in (["a", "c"], ["b", "c"])
+    # The worst of all is told apart from nobody, and must not keep the others out.
+    scores = {"wide": [0.0, 0.9, 0.4], "b": [0.5, 0.51, 0.52], "c": [0.8, 0.81, 0.82]}
+    assert largest_distinct_set(scores) == ["b", "c"]
 
 
 def test_the_table_gives_mean_and_spread():
