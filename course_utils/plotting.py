@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from course_utils.intervals import interval
 from course_utils.palette import (
@@ -90,8 +90,11 @@ def plot_lines(
             values = points[place]
             ax.plot([place] * len(values), values, ".", color=style.colour, alpha=0.5, markersize=4)
         ends[style.label] = (places[-1], means[-1], style.colour)
+    places = sorted({place for points in series.values() for place in points})
     if log_x:
-        _plain_ticks(ax, sorted({place for points in series.values() for place in points}))
+        _plain_ticks(ax, places)
+    elif all(float(place).is_integer() for place in places):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     _label_ends(ax, ends)
     return ax
 

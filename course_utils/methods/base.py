@@ -5,6 +5,8 @@ from typing import Protocol, TypeVar
 
 from torch import nn
 
+from course_utils.methods.linear import adapted_layers
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -45,11 +47,16 @@ def apply(model: Model, method: Method) -> Model:
 
     Raises:
         TypeError: If ``method`` is not the configuration of a method.
-        ValueError: If the method does not fit the model.
+        ValueError: If the method does not fit the model, or the model carries an adapter.
     """
     if not hasattr(method, "apply_to"):
         raise TypeError(
             f"{method!r} is not a method's configuration, such as FrozenFineTuning(last_n_layers=2)"
+        )
+    if taken := next(iter(adapted_layers(model)), None):
+        raise ValueError(
+            f"{taken} carries an adapter already: `remove` it first (to keep what it learnt, "
+            "`merge` and then `remove`)"
         )
     method.apply_to(model)
     model.fine_tuning_method = method

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from course_utils.memory import Architecture, DoRAFootprint, Trained
-from course_utils.methods.linear import weight_of
+from course_utils.methods.linear import dtype_of, weight_of
 from course_utils.methods.lora import LoRAConfig, LoRALinear
 
 
@@ -37,7 +38,8 @@ class DoRALinear(LoRALinear):
         update = self.scaling * nn.functional.linear(nn.functional.linear(dropped, A), B)
         if self.training and self.dropout.p:
             # Dropout belongs to the change, of length and of direction: the base keeps its input.
-            base = nn.functional.linear(dropped.to(x.dtype), weight_of(self.base))
+            base = self.base(dropped.to(x.dtype))
+            base = base if bias is None else base - bias
             y = plain + (scale - 1) * base + scale * update
         else:
             y = scale * (plain + update)
@@ -47,12 +49,14 @@ class DoRALinear(LoRALinear):
     def adapted_weight(self) -> Tensor:
         """Return ``m (W + scaling B A) / ||W + scaling B A||``, (d_out, d_in)."""
         scale = (self.magnitude / self._row_norms())[:, None]
-        return (scale * super().adapted_weight()).to(weight_of(self.base).dtype)
+        return (scale * super().adapted_weight()).to(dtype_of(self.base))
 
     def _row_norms(self) -> Tensor:
         """Return the norm of every row of ``W + scaling B A``, (d_out,), without a gradient."""
         weight = weight_of(self.base).detach().to(self.A.dtype)
-        return (weight + self.scaling * (self.B.detach() @ self.A.detach())).norm(dim=1)
+        norms = (weight + self.scaling * (self.B.detach() @ self.A.detach())).norm(dim=1)
+        # A row of small weights may be all zeros once it is stored in four bits.
+        return norms.clamp(min=torch.finfo(norms.dtype).tiny)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,7 @@ class DoRAConfig(LoRAConfig):
     def footprint(self, architecture: Architecture) -> Trained:
         """Return what trains, for ``memory.estimate``."""
         footprint = DoRAFootprint(
-            rank=self.rank, target_modules=self.target_modules, dropout=self.dropout
-        )
+            rank=self.rank, target_modules=self.target_modules, dropout=self.dropout,
+            train_head=architecture.n_labels is not None,
+        )  # fmt: skip
         return footprint.footprint(architecture)

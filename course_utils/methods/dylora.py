@@ -13,9 +13,9 @@ from course_utils.methods.lora import LoRAConfig, LoRALinear
 class DyLoRALinear(LoRALinear):
     """Low-rank update whose first b ranks are an update of their own, for every b up to r.
 
-    Computes ``base(x) + alpha / b * x A[:b]^T B[:, :b]^T`` (section 4.1): with ``set_rank`` it is
-    the LoRA layer of that rank. In training b is drawn anew for every step, so that the first ranks
-    learn to do without the later ones.
+    Computes ``base(x) + alpha / b * x A[:b]^T B[:, :b]^T``: with ``set_rank`` it is the LoRA layer
+    of that rank. In training b is drawn anew for every forward pass, so that the first ranks learn
+    to do without the later ones.
 
     Args:
         base: Linear layer, d_in to d_out; frozen in place.
@@ -24,11 +24,18 @@ class DyLoRALinear(LoRALinear):
 
     def __init__(self, base: nn.Module, **options: Any) -> None:  # noqa: ANN401
         super().__init__(base, **options)
-        self.max_rank = self.rank
+        self.rank = len(self.A)
+        self.drawn_rank: int | None = None
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """Return the first b rows of A and columns of B."""
-        return self.A[: self.rank], self.B[:, : self.rank]
+        """Return the first b rows of A and columns of B; b is drawn in training, or set."""
+        rank = self.drawn_rank if self.training and self.drawn_rank else self.rank
+        return self.A[:rank], self.B[:, :rank]
+
+    def adapted_weight(self) -> Tensor:
+        """Return ``W + scaling * B[:, :b] A[:b]``, (d_out, d_in), at the rank that is set."""
+        self.drawn_rank = None
+        return super().adapted_weight()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +46,29 @@ class DyLoRAConfig(LoRAConfig):
     saved: ClassVar[dict[str, str]] = {"A": "A", "B": "B"}
 
     def apply_to(self, model: nn.Module) -> None:
-        """Wrap the target layers, and draw one rank for all of them before every training step.
+        """Wrap the target layers, and draw one rank for all of them before every training pass.
 
         Raises:
             ValueError: As for ``LoRAConfig``.
         """
         super().apply_to(model)
+
+        def draw_rank(model: nn.Module, _: tuple) -> None:
+            if not (layers := _dylora_layers(model)):
+                hook.remove()
+            elif model.training:
+                rank = int(torch.randint(1, self.rank + 1, ()))
+                for layer in layers:
+                    layer.drawn_rank = rank
+
         # On the model and not in the layers: recomputing a block must meet the rank it had.
-        model.register_forward_pre_hook(_draw_rank)
+        hook = model.register_forward_pre_hook(draw_rank)
 
 
 def set_rank(model: nn.Module, rank: int) -> nn.Module:
     """Make every DyLoRA layer of a model use its first ``rank`` ranks, and return the model.
+
+    What was merged is unmerged, for it has another rank.
 
     Raises:
         ValueError: If the model has no such layers, or they have fewer ranks.
@@ -58,18 +76,12 @@ def set_rank(model: nn.Module, rank: int) -> nn.Module:
     layers = _dylora_layers(model)
     if not layers:
         raise ValueError(f"{type(model).__name__} has no DyLoRA layers: apply DyLoRAConfig first")
-    most = min(layer.max_rank for layer in layers)
+    most = min(len(layer.A) for layer in layers)
     if not 1 <= rank <= most:
         raise ValueError(f"rank={rank} must be in 1..{most}")
     for layer in layers:
-        layer.rank = rank
+        layer.unmerge().rank = rank
     return model
-
-
-def _draw_rank(model: nn.Module, _: tuple) -> None:
-    layers = _dylora_layers(model)
-    if model.training and layers:
-        set_rank(model, int(torch.randint(1, layers[0].max_rank + 1, ())))
 
 
 def _dylora_layers(model: nn.Module) -> list[DyLoRALinear]:

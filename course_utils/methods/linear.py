@@ -8,12 +8,14 @@ import copy
 from collections.abc import Callable
 from typing import Self, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from course_utils.quantization import NF4Linear
 from course_utils.quantization.linear import HEADS, is_transposed
 
 Model = TypeVar("Model", bound=nn.Module)
+Targets = str | tuple[str, ...]
 
 
 class AdaptedLinear(nn.Module):
@@ -49,6 +51,16 @@ class AdaptedLinear(nn.Module):
         """Compute with base and update again, exactly as before ``merge``."""
         self.merged = None
         return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training.
+
+        Raises:
+            RuntimeError: If the layer is merged: its update would get no gradient.
+        """
+        if mode and self.merged is not None:
+            raise RuntimeError("a merged adapter does not train: `unmerge` the model first")
+        return super().train(mode)
 
 
 def adapted_layers(model: nn.Module) -> dict[str, AdaptedLinear]:
@@ -103,6 +115,33 @@ def is_linear(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear | NF4Linear) or is_transposed(layer)
 
 
+def shape_of(layer: nn.Module) -> tuple[int, int]:
+    """Return (d_out, d_in) of a linear layer.
+
+    Raises:
+        ValueError: If another library has packed the weight, so that its shape is not to be seen.
+    """
+    if isinstance(layer, NF4Linear):
+        return layer.out_features, layer.in_features
+    if not layer.weight.is_floating_point():
+        raise ValueError(
+            f"{type(layer).__name__} stores its weight as {layer.weight.dtype}: use "
+            "course_utils.quantization.quantize_model, or that library's own adapters"
+        )
+    rows, columns = layer.weight.shape
+    return (columns, rows) if is_transposed(layer) else (rows, columns)
+
+
+def dtype_of(layer: nn.Module) -> torch.dtype:
+    """Return the type that a linear layer's weight has, or is restored to."""
+    return layer.dtype if isinstance(layer, NF4Linear) else layer.weight.dtype
+
+
+def device_of(layer: nn.Module) -> torch.device:
+    """Return where a linear layer's weight is."""
+    return layer.packed.device if isinstance(layer, NF4Linear) else layer.weight.device
+
+
 def weight_of(layer: nn.Module) -> Tensor:
     """Return a linear layer's weight as (d_out, d_in); one in four bits is restored."""
     if isinstance(layer, NF4Linear):
@@ -124,21 +163,42 @@ def with_weight(layer: nn.Module, weight: Tensor) -> nn.Module:
     return other
 
 
-def find_linear(model: nn.Module, target_modules: str | tuple[str, ...]) -> dict[str, nn.Module]:
+def check_targets(target_modules: Targets) -> None:
+    """Check that targets are ``"all-linear"`` or a tuple of names.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    if target_modules == "all-linear":
+        return
+    if isinstance(target_modules, str) or not target_modules:
+        raise ValueError(
+            f"target_modules={target_modules!r} must be 'all-linear' or a tuple of names"
+        )
+
+
+def find_linear(model: nn.Module, target_modules: Targets) -> dict[str, nn.Module]:
     """Return the linear layers that are meant, by full name.
 
     Args:
-        model: Model to search.
+        model: Model to search, adapted or not: an adapted layer goes by its base.
         target_modules: ``"all-linear"`` for all but the head, or names: a layer is meant if a name
             is its own or the last parts of it, as in ``("q_proj", "self_attn.v_proj")``.
 
     Raises:
-        ValueError: If a name fits no linear layer.
+        ValueError: If a name fits no linear layer, or there is none at all.
     """
+    check_targets(target_modules)
+    adapted = adapted_layers(model)
+    inner = tuple(f"{name}." for name in adapted)
     layers = {
-        name: layer for name, layer in model.named_modules()
-        if is_linear(layer) and not name.endswith(HEADS)
+        name: adapted[name].base if name in adapted else layer
+        for name, layer in model.named_modules()
+        if (name in adapted or is_linear(layer))
+        and not name.endswith(HEADS) and not name.startswith(inner)
     }  # fmt: skip
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no linear layer beside its head")
     if target_modules == "all-linear":
         return layers
     for target in target_modules:
@@ -149,13 +209,12 @@ def find_linear(model: nn.Module, target_modules: str | tuple[str, ...]) -> dict
 
 
 def wrap_linear(
-    model: nn.Module,
-    target_modules: str | tuple[str, ...],
-    put_on: Callable[[nn.Module], AdaptedLinear],
+    model: nn.Module, target_modules: Targets, put_on: Callable[[nn.Module], AdaptedLinear]
 ) -> None:
     """Freeze a model and put an adapted layer in the place of each target.
 
-    A classifier's head is new and goes on training.
+    A classifier's head is new and goes on training. If a layer cannot be adapted, the model stays
+    as it was.
 
     Args:
         model: Model to change.
@@ -163,10 +222,8 @@ def wrap_linear(
         put_on: Makes the adapted layer of a linear layer.
 
     Raises:
-        ValueError: If the model carries an adapter already, or a target is not found.
+        ValueError: If a target is not found, or the method does not fit a layer.
     """
-    if taken := next(iter(adapted_layers(model)), None):
-        raise ValueError(f"{taken} carries an adapter already: use `remove` or `merge` it first")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         made = {name: put_on(layer) for name, layer in find_linear(model, target_modules).items()}
@@ -176,9 +233,7 @@ def wrap_linear(
         raise
     model.requires_grad_(False)
     for name, layer in made.items():
-        replace_module(model, name, layer)
-        for part in layer.children():
-            part.requires_grad_(part is not layer.base)
+        replace_module(model, name, layer.train(model.training))
         for parameter in layer.parameters(recurse=False):
             parameter.requires_grad_(True)
     for head in classifier_heads(model):

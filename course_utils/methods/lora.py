@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.memory import Architecture, LoRAFootprint, Trained
-from course_utils.methods.linear import AdaptedLinear, weight_of, wrap_linear
+from course_utils.methods.linear import (
+    AdaptedLinear,
+    Targets,
+    check_targets,
+    device_of,
+    dtype_of,
+    shape_of,
+    weight_of,
+    wrap_linear,
+)
 
 
 class LoRALinear(AdaptedLinear):
@@ -37,27 +46,26 @@ class LoRALinear(AdaptedLinear):
         self, base: nn.Module, *, rank: int, alpha: float, dropout: float = 0.0,
         use_rslora: bool = False,
     ) -> None:  # fmt: skip
+        d_out, d_in = shape_of(base)
+        check_rank(rank, d_in, d_out)
         super().__init__(base)
-        weight = weight_of(base)
-        d_out, d_in = weight.shape
-        if not 1 <= rank <= min(d_in, d_out):
-            raise ValueError(f"rank={rank} must be in 1..min(d_in, d_out) (got {d_in}, {d_out})")
         # The update trains in float32 even where the base is stored in 16 bits.
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        self.A = nn.Parameter(torch.empty(rank, d_in, dtype=dtype, device=weight.device))
-        self.B = nn.Parameter(torch.zeros(d_out, rank, dtype=dtype, device=weight.device))
+        dtype, device = torch.promote_types(dtype_of(base), torch.float32), device_of(base)
+        self.A = nn.Parameter(torch.empty(rank, d_in, dtype=dtype, device=device))
+        self.B = nn.Parameter(torch.zeros(d_out, rank, dtype=dtype, device=device))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
-        self.rank, self.alpha, self.use_rslora = rank, alpha, use_rslora
+        self.alpha, self.use_rslora = alpha, use_rslora
         self.dropout = nn.Dropout(dropout)
-
-    @property
-    def scaling(self) -> float:
-        """Factor of the update: alpha / r, or alpha / sqrt(r)."""
-        return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return A, (r, d_in), and B, (d_out, r), as they are used."""
         return self.A, self.B
+
+    @property
+    def scaling(self) -> float:
+        """Factor of the update: alpha / r, or alpha / sqrt(r)."""
+        rank = len(self.factors()[0])
+        return self.alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` of shape (..., d_in) to shape (..., d_out)."""
@@ -95,7 +103,7 @@ class LoRAConfig:
     rank: int = 8
     alpha: float = 16
     dropout: float = 0.0
-    target_modules: str | tuple[str, ...] = "all-linear"
+    target_modules: Targets = "all-linear"
     use_rslora: bool = False
 
     def __post_init__(self) -> None:
@@ -103,10 +111,8 @@ class LoRAConfig:
             raise ValueError(f"rank={self.rank} must be at least 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must be in 0..1, and below 1")
-        if isinstance(self.target_modules, str) and self.target_modules != "all-linear":
-            raise ValueError(
-                f"target_modules={self.target_modules!r} must be 'all-linear' or a tuple of names"
-            )
+        check_alpha(self.alpha)
+        check_targets(self.target_modules)
 
     def apply_to(self, model: nn.Module) -> None:
         """Wrap the target layers of ``model``.
@@ -130,6 +136,27 @@ class LoRAConfig:
     def footprint(self, architecture: Architecture) -> Trained:
         """Return what trains, for ``memory.estimate``."""
         footprint = LoRAFootprint(
-            rank=self.rank, target_modules=self.target_modules, dropout=self.dropout
-        )
+            rank=self.rank, target_modules=self.target_modules, dropout=self.dropout,
+            train_head=architecture.n_labels is not None,
+        )  # fmt: skip
         return footprint.footprint(architecture)
+
+
+def check_rank(rank: int, d_in: int, d_out: int) -> None:
+    """Check that an update of a layer can have a rank.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    if not 1 <= rank <= min(d_in, d_out):
+        raise ValueError(f"rank={rank} must be in 1..min(d_in, d_out) (got {d_in}, {d_out})")
+
+
+def check_alpha(alpha: float) -> None:
+    """Check the strength of an update.
+
+    Raises:
+        ValueError: If it is not a positive number.
+    """
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise ValueError(f"alpha={alpha} must be a positive number")

@@ -12,14 +12,23 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from course_utils.methods.linear import AdaptedLinear, weight_of, wrap_linear
+from course_utils.methods.linear import (
+    AdaptedLinear,
+    Targets,
+    check_targets,
+    device_of,
+    shape_of,
+    weight_of,
+    wrap_linear,
+)
+from course_utils.methods.lora import check_alpha, check_rank
 
 
 class NOLALinear(AdaptedLinear):
     """Frozen linear layer plus a low-rank update made of random bases.
 
     Computes ``base(x) + alpha / r * x A^T B^T``, where ``A = sum_i a_i A_i`` and
-    ``B = sum_j b_j B_j`` (section 3, eq. 2). The bases come from a seed and are not stored; ``b``
+    ``B = sum_j b_j B_j``. The bases come from a seed and are not stored; ``b``
     starts at zero, so wrapping a layer does not change its output.
 
     Args:
@@ -36,23 +45,20 @@ class NOLALinear(AdaptedLinear):
     def __init__(
         self, base: nn.Module, *, rank: int, alpha: float, n_bases: int, seed: int
     ) -> None:  # fmt: skip
-        weight = weight_of(base)
-        d_out, d_in = weight.shape
-        if not 1 <= rank <= min(d_in, d_out):
-            raise ValueError(f"rank={rank} must be in 1..min(d_in, d_out) (got {d_in}, {d_out})")
+        d_out, d_in = shape_of(base)
+        check_rank(rank, d_in, d_out)
         super().__init__(base)
-        generator = torch.Generator().manual_seed(seed)
+        generator, device = torch.Generator().manual_seed(seed), device_of(base)
 
         def bases(rows: int, columns: int) -> Tensor:
-            # Of unit variance all in all, so that A is as large as LoRA's when a is normal.
-            width = math.sqrt(1 / (d_in * n_bases))
-            return width * torch.randn(n_bases, rows, columns, generator=generator)
+            # With normal coefficients the mixture then has the variance of LoRA's A.
+            width = math.sqrt(1 / (3 * columns * n_bases))
+            return (width * torch.randn(n_bases, rows, columns, generator=generator)).to(device)
 
-        self.register_buffer("A_bases", bases(rank, d_in).to(weight.device), persistent=False)
-        self.register_buffer("B_bases", bases(d_out, rank).to(weight.device), persistent=False)
-        start = torch.randn(n_bases, generator=generator)
-        self.a = nn.Parameter(start.to(weight.device))
-        self.b = nn.Parameter(torch.zeros(n_bases, device=weight.device))
+        self.register_buffer("A_bases", bases(rank, d_in), persistent=False)
+        self.register_buffer("B_bases", bases(d_out, rank), persistent=False)
+        self.a = nn.Parameter(torch.randn(n_bases, generator=generator).to(device))
+        self.b = nn.Parameter(torch.zeros(n_bases, device=device))
         self.scaling = alpha / rank
 
     @property
@@ -99,13 +105,15 @@ class NOLAConfig:
     rank: int = 8
     alpha: float = 16
     n_bases: int = 64
-    target_modules: str | tuple[str, ...] = "all-linear"
+    target_modules: Targets = "all-linear"
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("rank", "n_bases"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        check_alpha(self.alpha)
+        check_targets(self.target_modules)
 
     def apply_to(self, model: nn.Module) -> None:
         """Wrap the target layers of ``model``.

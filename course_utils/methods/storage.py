@@ -1,14 +1,14 @@
 """Adapters on disk: in PEFT's own format where PEFT has the method, so that they travel both ways.
 
 A folder holds adapter_config.json and adapter_model.safetensors. The tensors' header also says
-which base model they were trained on, so that a wrong one is noticed.
+which configuration they belong to and which base model they were trained on.
 """
 
 import hashlib
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from course_utils.methods.base import apply
 from course_utils.methods.dora import DoRAConfig
 from course_utils.methods.dylora import DyLoRAConfig
+from course_utils.methods.fingerprint import base_fingerprint, is_same_base
 from course_utils.methods.linear import (
-    HEADS,
     adapted_layers,
     classifier_heads,
     find_linear,
     is_transposed,
-    weight_of,
+    shape_of,
 )
 from course_utils.methods.lora import LoRAConfig
 from course_utils.methods.nola import NOLAConfig
@@ -37,6 +37,13 @@ _PREFIX = "base_model.model."
 # Methods that PEFT does not have; their files say so under this key.
 _OWN_KEY = "course_utils_method"
 _OWN = {"dylora": DyLoRAConfig, "nola": NOLAConfig}
+# PEFT's options that change the computation in ways that are not read here.
+_UNREAD = (
+    "rank_pattern", "alpha_pattern", "layer_replication", "alora_invocation_tokens", "lora_bias",
+    "use_qalora", "target_parameters", "trainable_token_indices", "arrow_config",
+)  # fmt: skip
+# Ways to start that leave the base as it is; others (PiSSA, OLoRA, LoftQ) change it as well.
+_PLAIN_STARTS = (None, True, False, "gaussian", "eva")
 
 AdapterMethod = LoRAConfig | NOLAConfig
 
@@ -53,37 +60,42 @@ class StoredAdapter:
         method: Its configuration.
         tensors: Its tensors by their names in the file.
         header: What the tensors' header says of them.
+        base_name: Name of the base model; empty if it is not said.
     """
 
     method: AdapterMethod
     tensors: dict[str, Tensor]
     header: dict[str, str]
+    base_name: str
 
 
 def save_adapter(model: nn.Module, folder: Path | str) -> Path:
-    """Write the adapter that a model carries, and nothing of the base model.
+    """Write the adapter that a model carries, and a classifier's head; nothing of the base model.
 
     Args:
-        model: Model with a method applied, and at most one adapter.
-        folder: Where to; made if missing. Files of an earlier adapter are replaced, or left whole
-            where writing fails.
+        model: Model with a method applied.
+        folder: Where to; made if missing. An earlier adapter is replaced.
 
     Raises:
         AdapterError: If the model carries no adapter, or it cannot be written.
     """
     folder, method = Path(folder), method_of(model)
-    heads = classifier_heads(model)
+    own = next((name for name, kind in _OWN.items() if type(method) is kind), None)
+    settings = {_OWN_KEY: own} | asdict(method) if own else _peft_settings(model, method)
+    text = json.dumps(settings, indent=2)
     tensors = {name: tensor.detach().cpu().contiguous().clone()
                for name, tensor in adapter_tensors(model, method).items()}  # fmt: skip
-    header = {"format": "pt", "course_utils_version": FORMAT_VERSION,
-              "base_fingerprint": base_fingerprint(model)}  # fmt: skip
-    own = next((name for name, kind in _OWN.items() if type(method) is kind), None)
-    settings = {_OWN_KEY: own} | asdict(method) if own else _peft_settings(model, method, heads)
+    header = {
+        "format": "pt",
+        "course_utils_version": FORMAT_VERSION,
+        "config_sha256": _sha256(text),
+        "base_fingerprint": base_fingerprint(model),
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
             save_file(tensors, Path(partial, TENSORS_FILE), metadata=header)
-            Path(partial, CONFIG_FILE).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+            Path(partial, CONFIG_FILE).write_text(text, encoding="utf-8")
             for name in (TENSORS_FILE, CONFIG_FILE):
                 os.replace(Path(partial, name), folder / name)
     except (OSError, SafetensorError) as error:
@@ -102,16 +114,38 @@ def load_adapter(model: nn.Module, folder: Path | str) -> nn.Module:
 
     Raises:
         AdapterError: If the folder holds no adapter, a damaged or foreign one, or one of another
-            base model.
+            base model, or if the model carries an adapter already.
+    """
+    if adapted_layers(model):
+        raise AdapterError("the model carries an adapter already: `remove` it first")
+    stored = read_fitting_adapter(model, folder)
+    try:
+        apply(model, stored.method)
+    except ValueError as error:
+        raise AdapterError(f"{folder} does not fit this model: {error}") from error
+    with torch.no_grad():
+        for name, place in adapter_tensors(model, stored.method).items():
+            place.copy_(stored.tensors[name])
+    return model
+
+
+def read_fitting_adapter(model: nn.Module, folder: Path | str) -> StoredAdapter:
+    """Read an adapter's folder, and check that it was made for a model's base.
+
+    Raises:
+        AdapterError: As for ``load_adapter``.
     """
     stored = read_adapter(folder)
-    expected = stored.header.get("base_fingerprint")
-    if expected and expected != base_fingerprint(model):
+    base = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
+    names = [name for name in (stored.base_name, base) if name and not Path(name).exists()]
+    fingerprint = stored.header.get("base_fingerprint")
+    if fingerprint and not is_same_base(fingerprint, base_fingerprint(model)):
         raise AdapterError(f"{folder} was trained on another base model than this one")
-    _check_fit(model, stored, folder)
-    apply(model, stored.method)
-    put_tensors(model, stored.method, stored.tensors)
-    return model
+    if not fingerprint and len(set(names)) > 1:
+        raise AdapterError(f"{folder} was trained on {names[0]}, and this model is {names[1]}")
+    stored = replace(stored, method=_with_exact_targets(model, stored))
+    _check_shapes(model, stored, folder)
+    return stored
 
 
 def read_adapter(folder: Path | str) -> StoredAdapter:
@@ -125,16 +159,24 @@ def read_adapter(folder: Path | str) -> StoredAdapter:
         if not (folder / name).is_file():
             raise AdapterError(f"{folder} holds no adapter: {name} is missing")
     try:
-        settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        text = (folder / CONFIG_FILE).read_text(encoding="utf-8")
+        settings = json.loads(text)
         with safe_open(folder / TENSORS_FILE, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (ValueError, SafetensorError, OSError) as error:
         raise AdapterError(f"{folder} holds a damaged adapter: {error}") from error
-    version = header.get("course_utils_version", FORMAT_VERSION)
+    if not isinstance(settings, dict):
+        raise AdapterError(f"{folder} holds a damaged configuration: {text[:40]!r} is no object")
+    version = header.get("course_utils_version", "" if _OWN_KEY in settings else FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise AdapterError(f"{folder} has version {version!r}; this course reads {FORMAT_VERSION}")
-    return StoredAdapter(method=_method_from(settings, folder), tensors=tensors, header=header)
+    if header.get("config_sha256", _sha256(text)) != _sha256(text):
+        raise AdapterError(f"{folder} holds a damaged adapter: {CONFIG_FILE} was changed since")
+    return StoredAdapter(
+        method=_method_from(settings, folder), tensors=tensors, header=header,
+        base_name=settings.get("base_model_name_or_path") or "",
+    )  # fmt: skip
 
 
 def method_of(model: nn.Module) -> AdapterMethod:
@@ -150,53 +192,56 @@ def method_of(model: nn.Module) -> AdapterMethod:
 
 
 def adapter_tensors(model: nn.Module, method: AdapterMethod) -> dict[str, Tensor]:
-    """Return the tensors of a model's adapter by their names in a file."""
+    """Return the tensors of a model's adapter, and of its head, by their names in a file."""
     tensors = {
         f"{_PREFIX}{name}.{theirs}": getattr(layer, ours)
         for name, layer in adapted_layers(model).items()
         for ours, theirs in method.saved.items()
     }
-    for head in classifier_heads(model):
-        for name, parameter in model.get_submodule(head).named_parameters():
-            tensors[f"{_PREFIX}{head}.{name}"] = parameter
-    return tensors
+    return tensors | _head_tensors(model)
 
 
-def put_tensors(model: nn.Module, method: AdapterMethod, tensors: dict[str, Tensor]) -> None:
-    """Copy stored tensors into the adapter that a model carries."""
-    with torch.no_grad():
-        for name, place in adapter_tensors(model, method).items():
-            if name in tensors:
-                place.copy_(tensors[name])
+def _head_tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{_PREFIX}{head}.{name}": parameter
+        for head in classifier_heads(model)
+        for name, parameter in model.get_submodule(head).named_parameters()
+    }
 
 
-def base_fingerprint(model: nn.Module) -> str:
-    """Return a checksum of the base model's input embedding, which adapters leave alone."""
-    embedding = model.get_input_embeddings().weight.detach()
-    first = embedding[:64].float().cpu().contiguous()
-    return hashlib.sha256(
-        f"{tuple(embedding.shape)}".encode() + first.numpy().tobytes()
-    ).hexdigest()
+def _with_exact_targets(model: nn.Module, stored: StoredAdapter) -> AdapterMethod:
+    """Return the configuration with the layers that the file has tensors of.
+
+    PEFT may have chosen them by a pattern, or left some out; the tensors say what it came to.
+    """
+    suffix = next(iter(stored.method.saved.values()))
+    ends = f".{suffix}"
+    found = {key.removeprefix(_PREFIX).removesuffix(ends) for key in stored.tensors
+             if key.endswith(ends)}  # fmt: skip
+    try:
+        meant = set(find_linear(model, stored.method.target_modules))
+    except ValueError:
+        meant = set()
+    is_exact = found == meant or not found
+    return (
+        stored.method if is_exact else replace(stored.method, target_modules=tuple(sorted(found)))
+    )
 
 
-def _check_fit(model: nn.Module, stored: StoredAdapter, folder: Path | str) -> None:
+def _check_shapes(model: nn.Module, stored: StoredAdapter, folder: Path | str) -> None:
     """Compare an adapter's tensors with those that its configuration makes of the model."""
     method = stored.method
     try:
-        targets = find_linear(model, method.target_modules)
+        shapes = {name: method.tensor_shapes(*reversed(shape_of(layer)))
+                  for name, layer in find_linear(model, method.target_modules).items()}  # fmt: skip
     except ValueError as error:
         raise AdapterError(f"{folder} does not fit this model: {error}") from error
-    expected = {}
-    for name, layer in targets.items():
-        d_out, d_in = weight_of(layer).shape
-        shapes = method.tensor_shapes(d_in, d_out)
-        for ours, theirs in method.saved.items():
-            expected[f"{_PREFIX}{name}.{theirs}"] = shapes[ours]
-    heads = tuple(f"{_PREFIX}{head}." for head in HEADS)
-    found = {
-        name: tuple(tensor.shape) for name, tensor in stored.tensors.items()
-        if not name.startswith(heads)
+    expected = {
+        f"{_PREFIX}{name}.{theirs}": shapes[name][ours]
+        for name in shapes for ours, theirs in method.saved.items()
     }  # fmt: skip
+    expected |= {name: tuple(tensor.shape) for name, tensor in _head_tensors(model).items()}
+    found = {name: tuple(tensor.shape) for name, tensor in stored.tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise AdapterError(
@@ -205,10 +250,11 @@ def _check_fit(model: nn.Module, stored: StoredAdapter, folder: Path | str) -> N
             )
 
 
-def _peft_settings(model: nn.Module, method: AdapterMethod, heads: list[str]) -> dict[str, Any]:
+def _peft_settings(model: nn.Module, method: LoRAConfig) -> dict[str, Any]:
     """Return adapter_config.json as PEFT writes it."""
-    layers = adapted_layers(model)
-    last = {name.rpartition(".")[2] for name in layers}
+    layers, heads = adapted_layers(model), classifier_heads(model)
+    is_all = method.target_modules == "all-linear"
+    last = sorted({name.rpartition(".")[2] for name in layers})
     name = getattr(getattr(model, "config", None), "_name_or_path", "")
     return {
         "peft_type": "LORA",
@@ -220,39 +266,29 @@ def _peft_settings(model: nn.Module, method: AdapterMethod, heads: list[str]) ->
         "lora_dropout": method.dropout,
         "use_rslora": method.use_rslora,
         "use_dora": isinstance(method, DoRAConfig),
-        "target_modules": sorted(last) if method.target_modules == "all-linear"
-        else list(method.target_modules),
+        "target_modules": last if is_all else list(method.target_modules),
         "modules_to_save": heads or None,
         "fan_in_fan_out": any(is_transposed(layer.base) for layer in layers.values()),
         "bias": "none",
         "inference_mode": True,
-    }  # fmt: skip
-
-
-_UNREAD = ("rank_pattern", "alpha_pattern", "layers_to_transform", "loftq_config", "lora_bias",
-           "use_qalora", "target_parameters")  # fmt: skip
+    }
 
 
 def _method_from(settings: dict[str, Any], folder: Path) -> AdapterMethod:
     """Return the configuration that adapter_config.json describes."""
-    if _OWN_KEY in settings:
-        return _own_method_from(settings, folder)
-    if settings.get("peft_type") != "LORA":
-        raise AdapterError(
-            f"{folder} holds an adapter of type {settings.get('peft_type')!r}; LORA can be read"
-        )
-    if used := [name for name in _UNREAD if settings.get(name)]:
-        raise AdapterError(f"{folder} uses {used[0]}={settings[used[0]]!r}, which is not read here")
-    targets = settings.get("target_modules")
-    is_list = isinstance(targets, list)
-    kind = DoRAConfig if settings.get("use_dora") else LoRAConfig
     try:
-        return kind(
+        if _OWN_KEY in settings:
+            return _own_method_from(settings, folder)
+        _check_readable(settings, folder)
+        targets = settings["target_modules"]
+        return (DoRAConfig if settings.get("use_dora") else LoRAConfig)(
             rank=settings["r"], alpha=settings["lora_alpha"],
             dropout=settings.get("lora_dropout", 0.0),
-            target_modules=tuple(targets) if is_list else targets,
+            target_modules=tuple(targets) if isinstance(targets, list) else "all-linear",
             use_rslora=settings.get("use_rslora", False),
         )  # fmt: skip
+    except AdapterError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise AdapterError(f"{folder} holds a damaged configuration: {error}") from error
 
@@ -260,13 +296,28 @@ def _method_from(settings: dict[str, Any], folder: Path) -> AdapterMethod:
 def _own_method_from(settings: dict[str, Any], folder: Path) -> AdapterMethod:
     """Return the configuration of a method that PEFT does not have."""
     options = {name: value for name, value in settings.items() if name != _OWN_KEY}
-    kind = _OWN.get(settings[_OWN_KEY])
-    if kind is None:
+    if settings[_OWN_KEY] not in _OWN:
         known = ", ".join(_OWN)
         raise AdapterError(f"{folder} holds {settings[_OWN_KEY]!r}, which must be one of {known}")
     if isinstance(options.get("target_modules"), list):
         options["target_modules"] = tuple(options["target_modules"])
-    try:
-        return kind(**options)
-    except (TypeError, ValueError) as error:
-        raise AdapterError(f"{folder} holds a damaged configuration: {error}") from error
+    return _OWN[settings[_OWN_KEY]](**options)
+
+
+def _check_readable(settings: dict[str, Any], folder: Path) -> None:
+    """Refuse what PEFT can do and this course does not read."""
+    kind = settings.get("peft_type")
+    if kind != "LORA":
+        raise AdapterError(f"{folder} holds an adapter of type {kind!r}; LORA can be read")
+    unread = {name: settings[name] for name in _UNREAD if settings.get(name)}
+    if settings.get("bias", "none") != "none":
+        unread["bias"] = settings["bias"]
+    start = settings.get("init_lora_weights")
+    if start not in _PLAIN_STARTS:
+        unread["init_lora_weights"] = start
+    for name, value in unread.items():
+        raise AdapterError(f"{folder} uses {name}={value!r}, which is not read here")
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -26,6 +26,12 @@ class ScaledTensor:
     quantized: QuantizedTensor
     stretch: Tensor
 
+    @property
+    def bits_per_element(self) -> float:
+        """Bits that are stored for a weight, those of the stretch included."""
+        own = 8 * self.stretch.numel() * self.stretch.element_size()
+        return self.quantized.bits_per_element + own / self.quantized.shape.numel()
+
     def dequantize(self) -> Tensor:
         """Return the weight, (d_out, d_in), with its columns as they were."""
         return dequantize_blockwise(self.quantized) / self.stretch.to(self.quantized.dtype)
@@ -48,7 +54,7 @@ def awq(weight: Tensor, inputs: Tensor, codebook: Tensor, block_size: int = 64) 
         ValueError: If the shapes do not fit, or ``block_size`` does not divide d_in.
     """
     check_calibration(weight, inputs, block_size)
-    inputs, weight = inputs.float(), weight.detach()
+    inputs, weight = inputs.detach().float().to(weight.device), weight.detach()
     magnitude = inputs.abs().mean(dim=0).clamp(min=1e-8)
 
     def stretched(power: float) -> ScaledTensor:

@@ -100,6 +100,12 @@ def quantize_blockwise(weight: Tensor, codebook: Tensor, block_size: int = 64) -
     blocks = _in_blocks(flat, block_size)
     scales = blocks.abs().amax(dim=1)
     relative = blocks * (1 / scales.clamp(min=1e-38))[:, None]
+    if flat.numel() % block_size:
+        # As bitsandbytes does it: a short last block is divided, which may round otherwise.
+        relative[-1], scales[-1] = (
+            blocks[-1] / scales[-1].clamp(min=1e-38),
+            scales[-1].clamp(min=1e-38),
+        )
     codebook = codebook.to(flat.device)
     indices = nearest(relative.flatten()[: flat.numel()].clamp(-1, 1), codebook)
     return from_indices(indices.view(weight.shape), scales, codebook, block_size, weight.dtype)

@@ -14,10 +14,10 @@ _NF4_OFFSET = round(1 - (1 / 32 + 1 / 30) / 2, 7)
 def nf4_codebook() -> Tensor:
     """Return the 16 levels of NormalFloat4, ascending.
 
-    They are quantiles of the standard normal distribution, so that normally distributed weights
-    use every level about equally often: eight above zero and seven below, divided by the largest,
-    and zero itself, so that it is stored exactly (Dettmers et al., 2023, arXiv:2305.14314,
-    section 3 and appendix E).
+    They are quantiles of the standard normal distribution: eight above zero and seven below, each
+    side evenly spaced in probability and divided by the largest, and zero itself, so that it is
+    stored exactly (Dettmers et al., 2023, arXiv:2305.14314, section 3 and appendix E). Normal
+    weights do not use all levels equally often, since each block is divided by its own largest.
     """
     above = _normal_quantiles(9)
     below = -_normal_quantiles(8)

@@ -27,7 +27,8 @@ def gptq(
     """
     check_calibration(weight, inputs, block_size)
     d_in = weight.shape[1]
-    spread = _spread(inputs.float(), damping)
+    spread = _spread(inputs.detach().float().to(weight.device), damping)
+    codebook = codebook.to(weight.device)
     columns = weight.detach().float().clone()
     indices = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
     scales = torch.empty(weight.shape[0], d_in // block_size, device=weight.device)

@@ -4,7 +4,8 @@ The forward pass restores the weight, multiplies and throws it away; the backwar
 again. At no time does a full-precision copy lie in memory between two steps.
 """
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,16 @@ class NF4Linear(nn.Module):
         """Return the weight, (d_out, d_in)."""
         return dequantize_blockwise(self.quantized)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the layer; codes and scales change their place, never their type or their values."""
+        kept = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in kept.items():
+            if buffer is not None:
+                self._buffers[name] = buffer.to(self._buffers[name].device)
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        return self
+
     def extra_repr(self) -> str:
         """Describe the layer where a model is printed."""
         bits = self.quantized.bits_per_element
@@ -110,8 +121,10 @@ def quantize_model(model: Model, *, block_size: int = 64, is_double: bool = True
         is_double: Whether the scales are quantised too.
 
     Raises:
-        ValueError: If there is nothing to quantise.
+        ValueError: If there is nothing to quantise, or the model carries an adapter.
     """
+    if any(hasattr(module, "adapted_weight") for module in model.modules()):
+        raise ValueError("the model carries an adapter: quantise the base first, then `apply`")
     layers = [
         name for name, layer in model.named_modules()
         if (isinstance(layer, nn.Linear) or is_transposed(layer)) and not name.endswith(HEADS)

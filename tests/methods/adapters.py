@@ -51,6 +51,6 @@ def disturb(model: nn.Module, seed: int = 1) -> nn.Module:
 
 
 def logits(model: nn.Module) -> torch.Tensor:
-    """Return the logits of a fixed batch, (3, 11, vocab)."""
+    """Return the logits of a fixed batch, (3, 11, vocab), or (3, labels) of a classifier."""
     with torch.no_grad():
         return model(IDS).logits

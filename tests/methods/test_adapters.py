@@ -1,12 +1,13 @@
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from course_utils.methods import apply, load_adapter, save_adapter
+from course_utils.methods import AdapterError, apply, load_adapter, save_adapter
 from course_utils.methods.adapters import AdapterSet
 from course_utils.methods.dora import DoRAConfig
 from course_utils.methods.linear import adapted_layers
 from course_utils.methods.lora import LoRAConfig
-from tests.methods.adapters import build, disturb, logits
+from tests.methods.adapters import SHAPE, build, disturb, logits
 
 
 def two_adapters() -> tuple[AdapterSet, torch.Tensor, torch.Tensor]:
@@ -26,7 +27,7 @@ def test_switching_gives_each_adapters_logits():
     for name, expected in (("one", first), ("two", second), ("one", first)):
         adapters.use(name)
         assert adapters.active == name
-        assert torch.allclose(logits(adapters.model), expected, atol=1e-5)
+        assert torch.equal(logits(adapters.model), expected)
 
 
 def test_no_adapter_at_all_is_the_base():
@@ -64,16 +65,49 @@ def test_what_is_kept_does_not_change_with_the_model():
     adapters.use("one")
     disturb(adapters.model, seed=8)
     adapters.use("one")
-    assert torch.allclose(logits(adapters.model), first, atol=1e-5)
+    assert torch.equal(logits(adapters.model), first)
 
 
-def test_a_switched_adapter_trains():
-    adapters, *_ = two_adapters()
+def test_an_optimizer_goes_on_with_a_switched_adapter():
+    adapters, first, _ = two_adapters()
+    trained = [p for p in adapters.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.1)
     adapters.use("one")
-    layer = next(iter(adapted_layers(adapters.model).values()))
-    adapters.model(torch.ones(1, 3, dtype=torch.long)).logits.sum().backward()
-    assert layer.A.grad.any()
-    assert layer.B.grad.any()
+    adapters.model(torch.ones(1, 3, dtype=torch.long)).logits.square().sum().backward()
+    optimizer.step()
+    assert not torch.allclose(logits(adapters.model), first, atol=1e-3)
+
+
+def test_an_adapter_from_disk_joins_the_others(tmp_path):
+    adapters, first, second = two_adapters()
+    other = disturb(apply(build(), LoRAConfig(rank=3, alpha=7)), seed=9)
+    save_adapter(other, tmp_path / "three")
+    adapters.load("three", tmp_path / "three")
+    assert torch.equal(logits(adapters.model), second)
+    adapters.use("three")
+    assert torch.equal(logits(adapters.model), logits(other))
+    adapters.use("one")
+    assert torch.equal(logits(adapters.model), first)
+    few = apply(build(), LoRAConfig(rank=2, target_modules=("q_proj",)))
+    with pytest.raises(AdapterError, match="is no LoRA of the layers that this model adapts"):
+        adapters.load("few", save_adapter(few, tmp_path / "few"))
+    elsewhere = apply(build(seed=5), LoRAConfig(rank=2))
+    with pytest.raises(AdapterError, match="another base"):
+        adapters.load("four", save_adapter(elsewhere, tmp_path / "four"))
+
+
+def test_a_classifiers_head_goes_with_its_adapter():
+    torch.manual_seed(0)
+    model = LlamaForSequenceClassification(LlamaConfig(**SHAPE, num_labels=3))
+    adapters = AdapterSet(apply(model.eval(), LoRAConfig(rank=2)), "one")
+    first = logits(model)
+    with torch.no_grad():
+        model.score.weight.mul_(2)
+    adapters.keep("two")
+    adapters.use("one")
+    assert torch.equal(logits(model), first)
+    adapters.use("two")
+    assert torch.allclose(logits(model), 2 * first, atol=1e-5)
 
 
 def test_unknown_names_and_other_methods_are_refused():
@@ -82,6 +116,10 @@ def test_unknown_names_and_other_methods_are_refused():
         with pytest.raises(KeyError, match="adapter 'three' must be one of one, two"):
             call()
     assert torch.equal(logits(adapters.model), second)
+    big = AdapterSet(apply(build(), LoRAConfig(rank=15)), "one")
+    big.keep("two")
+    with pytest.raises(ValueError, match="ranks that add up to 30 must not exceed 20"):
+        big.mix({"one": 1.0, "two": 1.0})
     for model in (build(), apply(build(), DoRAConfig(rank=2))):
         with pytest.raises(ValueError, match="carries no LoRA"):
             AdapterSet(model, "one")

@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from course_utils.methods import apply, remove
+from course_utils.methods import apply, load_adapter, merge, remove, save_adapter
 from course_utils.methods.dylora import DyLoRAConfig, DyLoRALinear, set_rank
 from course_utils.methods.linear import adapted_layers
 from course_utils.methods.lora import LoRAConfig, LoRALinear
+from course_utils.models import set_activation_checkpointing
 from tests.methods.adapters import IDS, build, disturb, logits
 
 
@@ -28,9 +29,35 @@ def test_training_draws_one_rank_for_all_layers_and_every_rank_comes():
     drawn = []
     for _ in range(60):
         model(IDS)
-        (rank,) = {layer.rank for layer in adapted_layers(model).values()}
+        (rank,) = {len(layer.factors()[0]) for layer in adapted_layers(model).values()}
         drawn.append(rank)
     assert set(drawn) == {1, 2, 3, 4}
+
+
+def test_after_training_the_model_has_all_its_ranks_in_memory_merged_and_on_disk(tmp_path):
+    model = disturb(apply(build(), DyLoRAConfig(rank=4)))
+    full = logits(model)
+    for _ in range(5):
+        model.train()(IDS)
+    assert torch.equal(logits(model.eval()), full)
+    assert torch.equal(logits(load_adapter(build(), save_adapter(model, tmp_path))), full)
+    model.train()(IDS)
+    assert torch.allclose(logits(merge(model.eval())), full, atol=1e-5)
+    assert not torch.allclose(logits(set_rank(model, 1)), full, atol=1e-3)
+
+
+def test_recomputed_blocks_meet_the_rank_they_had():
+    losses = []
+    for is_checkpointed in (False, True):
+        torch.manual_seed(3)
+        model = disturb(apply(build(), DyLoRAConfig(rank=4))).train()
+        if is_checkpointed:
+            set_activation_checkpointing(model, True)
+        torch.manual_seed(4)
+        model(input_ids=IDS, labels=IDS).loss.backward()
+        losses.append([layer.A.grad for layer in adapted_layers(model).values()])
+    for plain, recomputed in zip(*losses, strict=True):
+        assert torch.allclose(plain, recomputed, atol=1e-6)
 
 
 def test_only_the_drawn_ranks_get_a_gradient():
@@ -60,7 +87,8 @@ def test_a_rank_that_is_not_there_is_named():
             set_rank(model, rank)
     with pytest.raises(ValueError, match="has no DyLoRA layers"):
         set_rank(remove(model), 1)
-    model.train()(IDS)  # the hook that draws ranks is of no harm
+    model.train()(IDS)
+    assert not model._forward_pre_hooks
 
 
 def test_its_first_ranks_can_be_handed_on_as_plain_lora():

@@ -8,8 +8,10 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from course_utils.memory import architecture_of
 from course_utils.methods import apply, count_parameters, merge, remove, unmerge
 from course_utils.methods.dora import DoRAConfig, DoRALinear
+from course_utils.methods.frozen import FullFineTuning
 from course_utils.methods.linear import adapted_layers
 from course_utils.methods.lora import LoRAConfig, LoRALinear
+from course_utils.quantization import quantize_model
 from tests.methods.adapters import MODELS, SHAPE, build, disturb, logits
 
 CONFIGS = {
@@ -134,6 +136,9 @@ def test_a_16_bit_base_gets_a_float32_update():
         ({"rank": 0}, "rank=0 must be at least 1"),
         ({"dropout": 1.0}, "dropout=1.0 must be in"),
         ({"target_modules": "q_proj"}, "'q_proj' must be 'all-linear' or a tuple"),
+        ({"target_modules": ()}, r"\(\) must be 'all-linear' or a tuple"),
+        ({"alpha": 0}, "alpha=0 must be a positive number"),
+        ({"alpha": float("nan")}, "alpha=nan must be a positive number"),
     ],
 )
 def test_a_wrong_option_is_named(options: dict, message: str):
@@ -157,5 +162,28 @@ def test_two_adapters_are_not_stacked_and_none_cannot_be_merged():
         with pytest.raises(ValueError, match="carries no adapter"):
             verb(model)
     apply(model, LoRAConfig(rank=2))
-    with pytest.raises(ValueError, match="carries an adapter already"):
-        apply(model, LoRAConfig(rank=2))
+    for method in (LoRAConfig(rank=2), FullFineTuning()):
+        with pytest.raises(ValueError, match="carries an adapter already: `remove` it first"):
+            apply(model, method)
+    with pytest.raises(ValueError, match="quantise the base first"):
+        quantize_model(model)
+
+
+def test_a_merged_model_does_not_train_unnoticed():
+    model = merge(apply(build(), LoRAConfig(rank=2)))
+    with pytest.raises(RuntimeError, match="a merged adapter does not train: `unmerge`"):
+        model.train()
+    unmerge(model).train()
+
+
+def test_an_adapter_takes_over_whether_the_model_trains():
+    for is_training in (True, False):
+        model = apply(build().train(is_training), LoRAConfig(rank=2, dropout=0.5))
+        assert all(layer.training == is_training for layer in adapted_layers(model).values())
+
+
+def test_weights_that_another_library_has_packed_are_refused():
+    layer = nn.Linear(8, 8, bias=False)
+    layer.weight = nn.Parameter(torch.zeros(32, 1, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(ValueError, match=r"Linear stores its weight as torch\.uint8"):
+        LoRALinear(layer, rank=2, alpha=2)

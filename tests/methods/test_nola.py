@@ -5,10 +5,10 @@ from torch import nn
 
 from course_utils.methods import apply, count_parameters, save_adapter
 from course_utils.methods.linear import adapted_layers
-from course_utils.methods.lora import LoRAConfig
+from course_utils.methods.lora import LoRAConfig, LoRALinear
 from course_utils.methods.nola import NOLAConfig, NOLALinear
 from course_utils.methods.storage import TENSORS_FILE
-from tests.methods.adapters import build, disturb, logits
+from tests.methods.adapters import build, disturb
 
 
 def layer_of(**options) -> NOLALinear:
@@ -40,6 +40,13 @@ def test_the_bases_come_from_the_seed_and_differ_between_layers():
     assert not torch.equal(layer_of().A_bases, layer_of(seed=4).A_bases)
     first, second, *_ = adapted_layers(apply(build(), NOLAConfig(rank=2))).values()
     assert not torch.equal(first.A_bases, second.A_bases)
+
+
+def test_a_fresh_mixture_has_the_variance_of_loras_a():
+    nola = NOLALinear(nn.Linear(200, 300), rank=50, alpha=1, n_bases=64, seed=0)
+    lora = LoRALinear(nn.Linear(200, 300), rank=50, alpha=1)
+    spread = nola.a.square().mean().sqrt() * lora.A.std()
+    assert nola.A.std().item() == pytest.approx(spread.item(), rel=0.05)
 
 
 def test_what_trains_does_not_depend_on_the_layers_width():
@@ -85,4 +92,3 @@ def test_a_wrong_option_is_named(options: dict):
 def test_a_rank_too_large_is_named():
     with pytest.raises(ValueError, match="rank=8 must be in"):
         layer_of(rank=8)
-    assert logits(build()).isfinite().all()

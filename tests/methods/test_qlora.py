@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
 from course_utils.methods import apply, count_parameters, load_adapter, merge, save_adapter, unmerge
-from course_utils.methods.dora import DoRAConfig
+from course_utils.methods.dora import DoRAConfig, DoRALinear
 from course_utils.methods.dylora import DyLoRAConfig
 from course_utils.methods.linear import adapted_layers
 from course_utils.methods.lora import LoRAConfig
@@ -61,4 +62,38 @@ def test_an_adapter_trained_on_four_bits_loads_on_either_base(tmp_path):
     model = disturb(apply(quantize_model(build()), LoRAConfig(rank=3)))
     save_adapter(model, tmp_path)
     assert torch.equal(logits(load_adapter(quantize_model(build()), tmp_path)), logits(model))
-    assert adapted_layers(load_adapter(build(), tmp_path))
+    plain = logits(load_adapter(build(), tmp_path))
+    assert (plain - logits(model)).abs().max() < (plain - logits(build())).abs().max()
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_16_bits_codes_and_scales_stay_and_merging_works(kind: str, dtype: torch.dtype):
+    model = quantize_model(build())
+    layer = next(m for m in model.modules() if isinstance(m, NF4Linear))
+    before = layer.dequantize()
+    model.to(dtype)
+    assert layer.dequantize().dtype == dtype
+    assert torch.equal(layer.dequantize(), before.to(dtype))
+    merge(disturb(apply(model, CONFIGS[kind])))
+    assert logits(model).isfinite().all()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_dropout_in_qdora_keeps_no_restored_weight_and_takes_16_bits(bias: bool):
+    layer = DoRALinear(NF4Linear(nn.Linear(96, 64, bias=bias)), rank=2, alpha=2, dropout=0.2)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        layer(torch.randn(2, 96, requires_grad=True)).sum().backward()
+    assert (64, 96) not in [tuple(shape) for shape in kept]
+    half = layer.to(torch.bfloat16)
+    assert half(torch.randn(2, 96, dtype=torch.bfloat16)).isfinite().all()
+
+
+def test_rows_that_are_rounded_to_zero_do_not_become_nan():
+    base = nn.Linear(16, 4, bias=False)
+    with torch.no_grad():
+        base.weight[1] *= 1e-3
+    layer = DoRALinear(NF4Linear(base), rank=2, alpha=2)
+    assert not layer.base.dequantize()[1].any()
+    assert layer(torch.ones(1, 16)).isfinite().all()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from course_utils.methods import AdapterError, apply, load_adapter, save_adapter
 from course_utils.methods.dora import DoRAConfig
@@ -14,7 +15,7 @@ from course_utils.methods.linear import adapted_layers
 from course_utils.methods.lora import LoRAConfig
 from course_utils.methods.nola import NOLAConfig
 from course_utils.methods.storage import CONFIG_FILE, TENSORS_FILE
-from tests.methods.adapters import build, disturb, logits
+from tests.methods.adapters import SHAPE, build, disturb, logits
 
 CONFIGS = [
     LoRAConfig(rank=3),
@@ -31,6 +32,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def rewrite(folder: Path, **changes: object) -> None:
+    """Change the configuration, in a file that says nothing of where it comes from, as PEFT's."""
+    save_file(load_file(folder / TENSORS_FILE), folder / TENSORS_FILE)
     path = folder / CONFIG_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -81,14 +84,74 @@ def test_a_truncated_file(folder: Path):
 
 
 def test_a_damaged_configuration(folder: Path):
+    rewrite(folder)
+    for text in ('{"peft_type": "LORA"}', "[]", "null"):
+        (folder / CONFIG_FILE).write_text(text)
+        refused(folder, "holds a damaged configuration")
     (folder / CONFIG_FILE).write_text("{")
     refused(folder, "holds a damaged adapter")
-    (folder / CONFIG_FILE).write_text('{"peft_type": "LORA"}')
-    refused(folder, "holds a damaged configuration")
+
+
+def test_tensors_and_configuration_of_two_adapters(folder: Path, tmp_path: Path):
+    other = save_adapter(apply(build(), DoRAConfig(rank=3, alpha=99)), tmp_path / "other")
+    shutil.copy(other / CONFIG_FILE, folder / CONFIG_FILE)
+    refused(folder, "adapter_config.json was changed since")
 
 
 def test_another_base_of_the_same_shape(folder: Path):
     refused(folder, "was trained on another base model", build(seed=5))
+    tuned = build()
+    with torch.no_grad():  # the embedding is the same, a layer is not
+        tuned.model.layers[1].mlp.up_proj.weight.mul_(1.02)
+    refused(folder, "was trained on another base model", tuned)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_same_base_in_16_bits_is_the_same_base(folder: Path, dtype: torch.dtype, tmp_path):
+    assert adapted_layers(load_adapter(build().to(dtype), folder))
+    half = save_adapter(apply(build().to(dtype), LoRAConfig(rank=2)), tmp_path / "half")
+    assert adapted_layers(load_adapter(build(), half))
+
+
+def test_an_adapter_of_another_hub_model(folder: Path):
+    rewrite(folder, base_model_name_or_path="someone/model")
+    other = build()
+    other.config._name_or_path = "someone/other"
+    refused(folder, "was trained on someone/model, and this model is someone/other", other)
+
+
+def test_a_head_that_is_missing_or_of_another_shape(tmp_path: Path):
+    def classifier(num_labels: int) -> LlamaForSequenceClassification:
+        torch.manual_seed(0)
+        return LlamaForSequenceClassification(LlamaConfig(**SHAPE, num_labels=num_labels))
+
+    save_adapter(apply(classifier(3), LoRAConfig(rank=2)), tmp_path)
+    for n in (1, 5):
+        with pytest.raises(AdapterError, match=rf"score.weight is \(3, 40\) and should be \({n}, "):
+            load_adapter(classifier(n), tmp_path)
+    rewrite(tmp_path)
+    tensors = load_file(tmp_path / TENSORS_FILE)
+    del tensors["base_model.model.score.weight"]
+    save_file(tensors, tmp_path / TENSORS_FILE)
+    with pytest.raises(AdapterError, match=r"score.weight is missing and should be \(3, 40\)"):
+        load_adapter(classifier(3), tmp_path)
+
+
+def test_a_model_that_carries_an_adapter(folder: Path):
+    with pytest.raises(AdapterError, match="carries an adapter already"):
+        load_adapter(apply(build(), LoRAConfig(rank=2)), folder)
+
+
+def test_layers_chosen_by_a_pattern_are_found_by_their_tensors(folder: Path):
+    before = logits(load_adapter(build(), folder))
+    rewrite(folder, target_modules=".*_proj", exclude_modules=["nothing"])
+    assert torch.equal(logits(load_adapter(build(), folder)), before)
+
+
+def test_dropout_of_a_loaded_adapter_is_off_in_a_model_that_evaluates(tmp_path: Path):
+    model = disturb(apply(build(), DoRAConfig(rank=2, dropout=0.5)))
+    save_adapter(model, tmp_path)
+    assert torch.equal(logits(load_adapter(build(), tmp_path)), logits(model))
 
 
 def test_another_shape(folder: Path):
@@ -111,7 +174,14 @@ def test_a_foreign_adapter(folder: Path):
     refused(folder, "adapter of type 'PREFIX_TUNING'; LORA can be read")
     rewrite(folder, peft_type="LORA", rank_pattern={"q_proj": 4})
     refused(folder, "uses rank_pattern=")
+    for name, value in (("bias", "all"), ("init_lora_weights", "pissa")):
+        rewrite(folder, rank_pattern={}, **{name: value})
+        refused(folder, f"uses {name}='{value}', which is not read here")
+        rewrite(folder, bias="none", init_lora_weights=True)
     rewrite(folder, course_utils_method="mylora")
+    refused(folder, "has version ''; this course reads 1")
+    tensors = load_file(folder / TENSORS_FILE)
+    save_file(tensors, folder / TENSORS_FILE, metadata={"course_utils_version": "1"})
     refused(folder, "holds 'mylora', which must be one of dylora, nola")
 
 
@@ -123,7 +193,7 @@ def test_another_version(folder: Path):
 
 def test_another_architecture(folder: Path):
     save_file(load_file(folder / TENSORS_FILE), folder / TENSORS_FILE)  # says nothing of its base
-    refused(folder, "does not fit this model: target_modules='q_proj'|does not fit", build("gpt2"))
+    refused(folder, "does not fit this model: target_modules='model.layers", build("gpt2"))
 
 
 def test_a_model_without_an_adapter_cannot_be_saved(tmp_path: Path):
@@ -149,4 +219,3 @@ def test_writing_into_a_file_is_refused(tmp_path: Path):
     (tmp_path / "taken").write_text("x")
     with pytest.raises(AdapterError, match="was not written"):
         save_adapter(apply(build(), LoRAConfig(rank=2)), tmp_path / "taken")
-    shutil.rmtree(tmp_path)

@@ -50,6 +50,34 @@ def test_codes_scales_and_double_quantisation(kind: str, block_size: int, shape:
     assert (double.restored_scales() - restored).abs().max() <= step
 
 
+@pytest.mark.parametrize("kind", CODEBOOKS)
+@pytest.mark.parametrize("shape", [(5, 31), (3, 100), (1, 70)])
+def test_values_that_lie_between_two_levels_in_short_last_blocks(kind: str, shape):
+    torch.manual_seed(1)
+    weight = torch.randint(-12, 13, shape).float()
+    weight[-1, -6:] = 0
+    ours = quantize_blockwise(weight, CODEBOOKS[kind](), 64)
+    packed, state = functional.quantize_4bit(weight, blocksize=64, quant_type=kind)
+    n_full = 2 * len(packed) // 2 - weight.numel() % 2
+    assert torch.equal(ours.packed[: n_full // 2], packed.flatten()[: n_full // 2])
+    assert torch.equal(ours.scales, state.absmax)
+
+
+def test_the_library_restores_wrongly_where_blocks_run_over_rows_on_the_cpu():
+    """A known fault of its CPU kernel, measured so that we notice when it is mended."""
+    torch.manual_seed(0)
+    weight = torch.randn(192, 192)
+    packed, state = functional.quantize_4bit(weight, blocksize=128, quant_type="nf4")
+    theirs = functional.dequantize_4bit(packed, state)
+    ours = dequantize_blockwise(quantize_blockwise(weight, nf4_codebook(), 128))
+
+    def error(restored: torch.Tensor) -> float:
+        return ((restored - weight).square().mean() / weight.square().mean()).item()
+
+    assert error(ours) < 0.012
+    assert error(theirs) > 3 * error(ours)
+
+
 @pytest.mark.parametrize("block_size", [64, 128, 256])
 def test_the_library_restores_flat_weights_as_ours_does(block_size: int):
     weight = torch.randn(192 * 192)

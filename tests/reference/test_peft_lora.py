@@ -80,13 +80,13 @@ def test_forward_gradients_ten_steps_and_merge(name: str, kind: str):
         assert close(tensor.grad, others[key].grad), key
 
     for model, parameters in ((ours, mine), (theirs, others)):
-        optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2)
+        optimizer = torch.optim.AdamW(parameters.values(), lr=1e-3)
         for _ in range(10):
             optimizer.zero_grad()
             loss_of(model).backward()
             optimizer.step()
     for key, tensor in mine.items():
-        assert (tensor - others[key]).norm() <= 1e-4 * others[key].norm(), key
+        assert (tensor - others[key]).norm() <= 1e-5 * others[key].norm(), key
 
     merge(ours)
     plain = theirs.merge_and_unload()
@@ -120,3 +120,6 @@ def test_a_classifiers_head_travels_with_the_adapter(tmp_path: Path):
     theirs = PeftModel.from_pretrained(classifier(), tmp_path)
     assert close(ours(IDS).logits, theirs(IDS).logits)
     assert torch.equal(load_adapter(classifier(), tmp_path)(IDS).logits, ours(IDS).logits)
+    theirs.save_pretrained(tmp_path / "theirs")
+    again = load_adapter(classifier(), tmp_path / "theirs")
+    assert torch.equal(again(IDS).logits, ours(IDS).logits)

@@ -21,12 +21,12 @@ class OneLayer(nn.Module):
         return self.linear(x)
 
 
-def theirs_of(base: nn.Linear, *, use_dora: bool) -> nn.Module:
+def theirs_of(base: nn.Linear, *, use_dora: bool, is_double: bool) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     four_bit = bitsandbytes.nn.Linear4bit(
         base.in_features, base.out_features, bias=base.bias is not None, quant_type="nf4",
-        compute_dtype=torch.float32, compress_statistics=False,
+        compute_dtype=torch.float32, compress_statistics=is_double,
     )  # fmt: skip
     four_bit.load_state_dict(base.state_dict())
     # Repacked for inference, the layer would silently lose its inputs' gradients.
@@ -38,12 +38,14 @@ def theirs_of(base: nn.Linear, *, use_dora: bool) -> nn.Module:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("use_dora", [False, True])
-def test_forward_and_gradients(bias: bool, use_dora: bool):
+@pytest.mark.parametrize("is_double", [False, True])
+@pytest.mark.parametrize("shape", [(128, 64), (64, 72), (192, 40)])
+def test_forward_gradients_and_steps(shape, bias: bool, use_dora: bool, is_double: bool):
     torch.manual_seed(0)
-    base = nn.Linear(128, 64, bias=bias)
+    base = nn.Linear(*shape, bias=bias)
     kind = DoRALinear if use_dora else LoRALinear
-    ours = kind(NF4Linear(base, is_double=False), rank=4, alpha=6)
-    theirs = theirs_of(base, use_dora=use_dora)
+    ours = kind(NF4Linear(base, is_double=is_double), rank=4, alpha=6)
+    theirs = theirs_of(base, use_dora=use_dora, is_double=is_double)
     nn.init.normal_(ours.B, std=0.1)
     layer = theirs.base_model.model.linear
     places = {"A": layer.lora_A["default"].weight, "B": layer.lora_B["default"].weight}
@@ -52,7 +54,7 @@ def test_forward_and_gradients(bias: bool, use_dora: bool):
     with torch.no_grad():
         for name, place in places.items():
             place.copy_(getattr(ours, name))
-    x = torch.randn(5, 7, 128)
+    x = torch.randn(5, 7, shape[0])
     inputs = [x.clone().requires_grad_() for _ in range(2)]
     outputs = [ours(inputs[0]), theirs(inputs[1])]
     assert torch.allclose(*outputs, rtol=1e-5, atol=1e-5)
@@ -63,3 +65,11 @@ def test_forward_and_gradients(bias: bool, use_dora: bool):
     for name, place in places.items():
         mine = getattr(ours, name).grad
         assert (mine - place.grad).norm() <= 1e-5 * place.grad.norm(), name
+    for model, trained in ((ours, [getattr(ours, n) for n in places]), (theirs, places.values())):
+        optimizer = torch.optim.SGD(trained, lr=1e-3)
+        for _ in range(10):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+    for name, place in places.items():
+        assert (getattr(ours, name) - place).norm() <= 1e-5 * place.norm(), name
