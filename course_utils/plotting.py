@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from course_utils.intervals import interval
@@ -282,5 +283,6 @@ def _label_ends(ax: "Axes", ends: Mapping[str, tuple[float, float, str]]) -> Non
             height += 1
         placed.append((right, height))
         offset = (9, (height - up) * 72 / ax.figure.dpi)
-        ax.annotate(label, (x, y), xytext=offset, textcoords="offset points", color=colour,
-                    weight="bold", va="center", annotation_clip=False)  # fmt: skip
+        text = ax.annotate(label, (x, y), xytext=offset, textcoords="offset points", color=colour,
+                           weight="bold", va="center", annotation_clip=False)  # fmt: skip
+        text.set_path_effects([withStroke(linewidth=4, foreground="white")])
