@@ -167,6 +167,8 @@ def test_lora_darkens_with_rank():
     assert luminances == sorted(luminances, reverse=True)
     assert len(set(luminances)) == 5
     assert method_style("LoRA r=4") == method_style("lora_r4")
+    assert method_style("lora_r4").colour == method_style("lora").colour
+    assert method_style("lora_r16").colour == method_style("lora_r64").colour
 
 
 def test_the_interval_is_student_s():

@@ -1,5 +1,6 @@
 """`course run`: fresh kernels, whole files, honest skipping, clear failures."""
 
+import base64
 import errno
 import io
 import json
@@ -10,9 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -327,3 +331,23 @@ def wait_until(condition, timeout_seconds: float = 60):
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.02)
     return value
+
+
+def test_a_figure_keeps_its_look_in_fewer_colours():
+    figure, ax = plt.subplots(figsize=(4, 3))
+    for k in range(8):
+        ax.plot([0, 1], [k, 8 - k], color=f"C{k}", linewidth=6)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    plt.close(figure)
+    node = nbformat.v4.new_notebook()
+    cell = nbformat.v4.new_code_cell("plot()")
+    png = base64.b64encode(buffer.getvalue()).decode()
+    cell.outputs = [nbformat.v4.new_output("display_data", data={"image/png": png})]
+    node.cells = [cell]
+    smaller = strip_volatile(node).cells[0].outputs[0].data["image/png"]
+    assert len(smaller) < len(png)
+    images = [Image.open(io.BytesIO(base64.b64decode(p))).convert("RGB") for p in (png, smaller)]
+    difference = np.abs(np.subtract(*(np.asarray(image, dtype=float) for image in images)))
+    assert difference.mean() < 1
+    assert np.percentile(difference, 99) < 20
