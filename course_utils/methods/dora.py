@@ -35,7 +35,7 @@ class DoRALinear(LoRALinear):
         scale = self.magnitude / self._row_norms()
         plain = self.base(x) if bias is None else self.base(x) - bias
         dropped = self.dropout(x.to(A.dtype))
-        update = self.scaling * nn.functional.linear(nn.functional.linear(dropped, A), B)
+        update = nn.functional.linear(self.scaling * nn.functional.linear(dropped, A), B)
         if self.training and self.dropout.p:
             # Dropout belongs to the change, of length and of direction: the base keeps its input.
             base = self.base(dropped.to(x.dtype))

@@ -72,8 +72,9 @@ class LoRALinear(AdaptedLinear):
         if self.merged is not None:
             return self.merged(x)
         output, (A, B) = self.base(x), self.factors()
-        low = nn.functional.linear(self.dropout(x.to(A.dtype)), A)
-        return output + (self.scaling * nn.functional.linear(low, B)).to(output.dtype)
+        # Scaled where it is narrow: r elements a token in the place of d_out.
+        low = self.scaling * nn.functional.linear(self.dropout(x.to(A.dtype)), A)
+        return output + nn.functional.linear(low, B).to(output.dtype)
 
     def adapted_weight(self) -> Tensor:
         """Return ``W + scaling * B A``, (d_out, d_in)."""
