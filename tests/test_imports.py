@@ -266,3 +266,8 @@ def test_an_import_at_module_level_is_told_from_one_in_a_function(tmp_path, sour
     path = tmp_path / "module.py"
     path.write_text(source)
     assert bool(list(module_level_imports(path))) == is_seen
+
+
+def test_a_module_can_be_read_in_one_sitting():
+    lengths = {name: path.read_text().count("\n") for name, path in MODULES.items()}
+    assert not {name: n for name, n in lengths.items() if n > 300}

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from course_utils.methods.linear import adapted_layers, classifier_heads, shape_of
 from course_utils.methods.lora import LoRAConfig, LoRALinear
-from course_utils.methods.storage import AdapterError, adapter_tensors, read_fitting_adapter
+from course_utils.methods.settings import AdapterError
+from course_utils.methods.storage import PREFIX, adapter_tensors, read_fitting_adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,10 +128,10 @@ class AdapterSet:
             layer.unmerge()
             layer.alpha, layer.use_rslora = method.alpha, method.use_rslora
             for attribute, suffix in method.saved.items():
-                key = f"base_model.model.{name}.{suffix}"
+                key = f"{PREFIX}{name}.{suffix}"
                 _put_parameter(layer, attribute, tensors[key])
         for head in classifier_heads(self.model):
-            for key in (key for key in places if key.startswith(f"base_model.model.{head}.")):
+            for key in (key for key in places if key.startswith(f"{PREFIX}{head}.")):
                 places[key].copy_(tensors.get(key, places[key]))
         self.model.fine_tuning_method = method
 

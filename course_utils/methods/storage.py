@@ -8,9 +8,8 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,38 +17,24 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from course_utils.methods.base import apply
-from course_utils.methods.dora import DoRAConfig
-from course_utils.methods.dylora import DyLoRAConfig
 from course_utils.methods.fingerprint import base_fingerprint, is_same_base
 from course_utils.methods.linear import (
     adapted_layers,
     classifier_heads,
     find_linear,
-    is_transposed,
     shape_of,
 )
-from course_utils.methods.lora import LoRAConfig
-from course_utils.methods.nola import NOLAConfig
+from course_utils.methods.settings import (
+    OWN_KEY,
+    AdapterError,
+    AdapterMethod,
+    method_from,
+    settings_of,
+)
 
 CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
 FORMAT_VERSION = "1"
-_PREFIX = "base_model.model."
-# Methods that PEFT does not have; their files say so under this key.
-_OWN_KEY = "course_utils_method"
-_OWN = {"dylora": DyLoRAConfig, "nola": NOLAConfig}
-# PEFT's options that change the computation in ways that are not read here.
-_UNREAD = (
-    "rank_pattern", "alpha_pattern", "layer_replication", "alora_invocation_tokens", "lora_bias",
-    "use_qalora", "target_parameters", "trainable_token_indices", "arrow_config",
-)  # fmt: skip
-# Ways to start that leave the base as it is; others (PiSSA, OLoRA, LoftQ) change it as well.
-_PLAIN_STARTS = (None, True, False, "gaussian", "eva")
-
-AdapterMethod = LoRAConfig | NOLAConfig
-
-
-class AdapterError(ValueError):
-    """An adapter cannot be written, or read, or put on this model."""
+PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +65,7 @@ def save_adapter(model: nn.Module, folder: Path | str) -> Path:
         AdapterError: If the model carries no adapter, or it cannot be written.
     """
     folder, method = Path(folder), method_of(model)
-    own = next((name for name, kind in _OWN.items() if type(method) is kind), None)
-    settings = {_OWN_KEY: own} | asdict(method) if own else _peft_settings(model, method)
-    text = json.dumps(settings, indent=2)
+    text = json.dumps(settings_of(model, method), indent=2)
     tensors = {name: tensor.detach().cpu().contiguous().clone()
                for name, tensor in adapter_tensors(model, method).items()}  # fmt: skip
     header = {
@@ -168,13 +151,13 @@ def read_adapter(folder: Path | str) -> StoredAdapter:
         raise AdapterError(f"{folder} holds a damaged adapter: {error}") from error
     if not isinstance(settings, dict):
         raise AdapterError(f"{folder} holds a damaged configuration: {text[:40]!r} is no object")
-    version = header.get("course_utils_version", "" if _OWN_KEY in settings else FORMAT_VERSION)
+    version = header.get("course_utils_version", "" if OWN_KEY in settings else FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise AdapterError(f"{folder} has version {version!r}; this course reads {FORMAT_VERSION}")
     if header.get("config_sha256", _sha256(text)) != _sha256(text):
         raise AdapterError(f"{folder} holds a damaged adapter: {CONFIG_FILE} was changed since")
     return StoredAdapter(
-        method=_method_from(settings, folder), tensors=tensors, header=header,
+        method=method_from(settings, folder), tensors=tensors, header=header,
         base_name=settings.get("base_model_name_or_path") or "",
     )  # fmt: skip
 
@@ -194,7 +177,7 @@ def method_of(model: nn.Module) -> AdapterMethod:
 def adapter_tensors(model: nn.Module, method: AdapterMethod) -> dict[str, Tensor]:
     """Return the tensors of a model's adapter, and of its head, by their names in a file."""
     tensors = {
-        f"{_PREFIX}{name}.{theirs}": getattr(layer, ours)
+        f"{PREFIX}{name}.{theirs}": getattr(layer, ours)
         for name, layer in adapted_layers(model).items()
         for ours, theirs in method.saved.items()
     }
@@ -203,7 +186,7 @@ def adapter_tensors(model: nn.Module, method: AdapterMethod) -> dict[str, Tensor
 
 def _head_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {
-        f"{_PREFIX}{head}.{name}": parameter
+        f"{PREFIX}{head}.{name}": parameter
         for head in classifier_heads(model)
         for name, parameter in model.get_submodule(head).named_parameters()
     }
@@ -216,7 +199,7 @@ def _with_exact_targets(model: nn.Module, stored: StoredAdapter) -> AdapterMetho
     """
     suffix = next(iter(stored.method.saved.values()))
     ends = f".{suffix}"
-    found = {key.removeprefix(_PREFIX).removesuffix(ends) for key in stored.tensors
+    found = {key.removeprefix(PREFIX).removesuffix(ends) for key in stored.tensors
              if key.endswith(ends)}  # fmt: skip
     try:
         meant = set(find_linear(model, stored.method.target_modules))
@@ -237,7 +220,7 @@ def _check_shapes(model: nn.Module, stored: StoredAdapter, folder: Path | str) -
     except ValueError as error:
         raise AdapterError(f"{folder} does not fit this model: {error}") from error
     expected = {
-        f"{_PREFIX}{name}.{theirs}": shapes[name][ours]
+        f"{PREFIX}{name}.{theirs}": shapes[name][ours]
         for name in shapes for ours, theirs in method.saved.items()
     }  # fmt: skip
     expected |= {name: tuple(tensor.shape) for name, tensor in _head_tensors(model).items()}
@@ -248,75 +231,6 @@ def _check_shapes(model: nn.Module, stored: StoredAdapter, folder: Path | str) -
                 f"{folder} does not fit this model: {name} is {found.get(name, 'missing')} "
                 f"and should be {expected.get(name, 'absent')}"
             )
-
-
-def _peft_settings(model: nn.Module, method: LoRAConfig) -> dict[str, Any]:
-    """Return adapter_config.json as PEFT writes it."""
-    layers, heads = adapted_layers(model), classifier_heads(model)
-    is_all = method.target_modules == "all-linear"
-    last = sorted({name.rpartition(".")[2] for name in layers})
-    name = getattr(getattr(model, "config", None), "_name_or_path", "")
-    return {
-        "peft_type": "LORA",
-        "task_type": "SEQ_CLS" if heads else "CAUSAL_LM",
-        # A folder of this machine means nothing elsewhere, and is nobody's business.
-        "base_model_name_or_path": None if not name or Path(name).exists() else name,
-        "r": method.rank,
-        "lora_alpha": method.alpha,
-        "lora_dropout": method.dropout,
-        "use_rslora": method.use_rslora,
-        "use_dora": isinstance(method, DoRAConfig),
-        "target_modules": last if is_all else list(method.target_modules),
-        "modules_to_save": heads or None,
-        "fan_in_fan_out": any(is_transposed(layer.base) for layer in layers.values()),
-        "bias": "none",
-        "inference_mode": True,
-    }
-
-
-def _method_from(settings: dict[str, Any], folder: Path) -> AdapterMethod:
-    """Return the configuration that adapter_config.json describes."""
-    try:
-        if _OWN_KEY in settings:
-            return _own_method_from(settings, folder)
-        _check_readable(settings, folder)
-        targets = settings["target_modules"]
-        return (DoRAConfig if settings.get("use_dora") else LoRAConfig)(
-            rank=settings["r"], alpha=settings["lora_alpha"],
-            dropout=settings.get("lora_dropout", 0.0),
-            target_modules=tuple(targets) if isinstance(targets, list) else "all-linear",
-            use_rslora=settings.get("use_rslora", False),
-        )  # fmt: skip
-    except AdapterError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise AdapterError(f"{folder} holds a damaged configuration: {error}") from error
-
-
-def _own_method_from(settings: dict[str, Any], folder: Path) -> AdapterMethod:
-    """Return the configuration of a method that PEFT does not have."""
-    options = {name: value for name, value in settings.items() if name != _OWN_KEY}
-    if settings[_OWN_KEY] not in _OWN:
-        known = ", ".join(_OWN)
-        raise AdapterError(f"{folder} holds {settings[_OWN_KEY]!r}, which must be one of {known}")
-    if isinstance(options.get("target_modules"), list):
-        options["target_modules"] = tuple(options["target_modules"])
-    return _OWN[settings[_OWN_KEY]](**options)
-
-
-def _check_readable(settings: dict[str, Any], folder: Path) -> None:
-    """Refuse what PEFT can do and this course does not read."""
-    kind = settings.get("peft_type")
-    if kind != "LORA":
-        raise AdapterError(f"{folder} holds an adapter of type {kind!r}; LORA can be read")
-    unread = {name: settings[name] for name in _UNREAD if settings.get(name)}
-    if settings.get("bias", "none") != "none":
-        unread["bias"] = settings["bias"]
-    start = settings.get("init_lora_weights")
-    if start not in _PLAIN_STARTS:
-        unread["init_lora_weights"] = start
-    for name, value in unread.items():
-        raise AdapterError(f"{folder} uses {name}={value!r}, which is not read here")
 
 
 def _sha256(text: str) -> str:

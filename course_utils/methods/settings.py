@@ -1,0 +1,112 @@
+"""adapter_config.json: a method's configuration as PEFT writes it, and back.
+
+Methods that PEFT does not have are written in our own words.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from course_utils.methods.dora import DoRAConfig
+from course_utils.methods.dylora import DyLoRAConfig
+from course_utils.methods.linear import adapted_layers, classifier_heads, is_transposed
+from course_utils.methods.lora import LoRAConfig
+from course_utils.methods.nola import NOLAConfig
+
+# Methods that PEFT does not have; their files say so under this key.
+OWN_KEY = "course_utils_method"
+_OWN = {"dylora": DyLoRAConfig, "nola": NOLAConfig}
+# PEFT's options that change the computation in ways that are not read here.
+_UNREAD = (
+    "rank_pattern", "alpha_pattern", "layer_replication", "alora_invocation_tokens", "lora_bias",
+    "use_qalora", "target_parameters", "trainable_token_indices", "arrow_config",
+)  # fmt: skip
+# Ways to start that leave the base as it is; others (PiSSA, OLoRA, LoftQ) change it as well.
+_PLAIN_STARTS = (None, True, False, "gaussian", "eva")
+
+AdapterMethod = LoRAConfig | NOLAConfig
+
+
+class AdapterError(ValueError):
+    """An adapter cannot be written, or read, or put on this model."""
+
+
+def settings_of(model: nn.Module, method: AdapterMethod) -> dict[str, Any]:
+    """Return what adapter_config.json says of the adapter that a model carries."""
+    own = next((name for name, kind in _OWN.items() if type(method) is kind), None)
+    return {OWN_KEY: own} | asdict(method) if own else _peft_settings(model, method)
+
+
+def _peft_settings(model: nn.Module, method: LoRAConfig) -> dict[str, Any]:
+    """Return adapter_config.json as PEFT writes it."""
+    layers, heads = adapted_layers(model), classifier_heads(model)
+    is_all = method.target_modules == "all-linear"
+    last = sorted({name.rpartition(".")[2] for name in layers})
+    name = getattr(getattr(model, "config", None), "_name_or_path", "")
+    return {
+        "peft_type": "LORA",
+        "task_type": "SEQ_CLS" if heads else "CAUSAL_LM",
+        # A folder of this machine means nothing elsewhere, and is nobody's business.
+        "base_model_name_or_path": None if not name or Path(name).exists() else name,
+        "r": method.rank,
+        "lora_alpha": method.alpha,
+        "lora_dropout": method.dropout,
+        "use_rslora": method.use_rslora,
+        "use_dora": isinstance(method, DoRAConfig),
+        "target_modules": last if is_all else list(method.target_modules),
+        "modules_to_save": heads or None,
+        "fan_in_fan_out": any(is_transposed(layer.base) for layer in layers.values()),
+        "bias": "none",
+        "inference_mode": True,
+    }
+
+
+def method_from(settings: dict[str, Any], folder: Path) -> AdapterMethod:
+    """Return the configuration that adapter_config.json describes.
+
+    Raises:
+        AdapterError: If it describes none, or one that is not read here.
+    """
+    try:
+        if OWN_KEY in settings:
+            return _own_method_from(settings, folder)
+        _check_readable(settings, folder)
+        targets = settings["target_modules"]
+        return (DoRAConfig if settings.get("use_dora") else LoRAConfig)(
+            rank=settings["r"], alpha=settings["lora_alpha"],
+            dropout=settings.get("lora_dropout", 0.0),
+            target_modules=tuple(targets) if isinstance(targets, list) else "all-linear",
+            use_rslora=settings.get("use_rslora", False),
+        )  # fmt: skip
+    except AdapterError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise AdapterError(f"{folder} holds a damaged configuration: {error}") from error
+
+
+def _own_method_from(settings: dict[str, Any], folder: Path) -> AdapterMethod:
+    """Return the configuration of a method that PEFT does not have."""
+    options = {name: value for name, value in settings.items() if name != OWN_KEY}
+    if settings[OWN_KEY] not in _OWN:
+        known = ", ".join(_OWN)
+        raise AdapterError(f"{folder} holds {settings[OWN_KEY]!r}, which must be one of {known}")
+    if isinstance(options.get("target_modules"), list):
+        options["target_modules"] = tuple(options["target_modules"])
+    return _OWN[settings[OWN_KEY]](**options)
+
+
+def _check_readable(settings: dict[str, Any], folder: Path) -> None:
+    """Refuse what PEFT can do and this course does not read."""
+    kind = settings.get("peft_type")
+    if kind != "LORA":
+        raise AdapterError(f"{folder} holds an adapter of type {kind!r}; LORA can be read")
+    unread = {name: settings[name] for name in _UNREAD if settings.get(name)}
+    if settings.get("bias", "none") != "none":
+        unread["bias"] = settings["bias"]
+    start = settings.get("init_lora_weights")
+    if start not in _PLAIN_STARTS:
+        unread["init_lora_weights"] = start
+    for name, value in unread.items():
+        raise AdapterError(f"{folder} uses {name}={value!r}, which is not read here")
