@@ -48,9 +48,7 @@ class Study:
 STUDIES = {
     study.name: study
     for study in (
-        Study(
-            name="separation", methods=tuple(CANDIDATES), tasks=tuple(TASKS),
-        ),
+        Study(name="separation", tasks=tuple(TASKS), methods=tuple(CANDIDATES)),
         Study(
             name="data_size", tasks=("sentiment",),
             methods=("head", "norms", "last_layers", "full"), sizes=(20, 60, 200, 600, None),

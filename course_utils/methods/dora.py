@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from course_utils.memory import Architecture, DoRAFootprint, Trained
+from course_utils.memory import DoRAFootprint, LoRAFootprint
 from course_utils.methods.linear import dtype_of, weight_of
 from course_utils.methods.lora import LoRAConfig, LoRALinear
 
@@ -64,16 +64,9 @@ class DoRAConfig(LoRAConfig):
     """Train magnitude and direction of linear layers; the options are LoRA's."""
 
     layer: ClassVar[type[LoRALinear]] = DoRALinear
+    counted: ClassVar[type[LoRAFootprint]] = DoRAFootprint
     saved: ClassVar[dict[str, str]] = LoRAConfig.saved | {"magnitude": "lora_magnitude_vector"}
 
     def tensor_shapes(self, d_in: int, d_out: int) -> dict[str, tuple[int, ...]]:
         """Return the shape of every saved attribute of a layer."""
         return super().tensor_shapes(d_in, d_out) | {"magnitude": (d_out,)}
-
-    def footprint(self, architecture: Architecture) -> Trained:
-        """Return what trains, for ``memory.estimate``."""
-        footprint = DoRAFootprint(
-            rank=self.rank, target_modules=self.target_modules, dropout=self.dropout,
-            train_head=architecture.n_labels is not None,
-        )  # fmt: skip
-        return footprint.footprint(architecture)

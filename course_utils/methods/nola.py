@@ -12,19 +12,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from course_utils.methods.linear import (
-    AdaptedLinear,
-    Targets,
-    check_targets,
-    device_of,
-    shape_of,
-    weight_of,
-    wrap_linear,
-)
-from course_utils.methods.lora import check_alpha, check_rank
+from course_utils.methods.linear import Targets, check_targets, shape_of, wrap_linear
+from course_utils.methods.lora import LoRALinear, check_alpha
 
 
-class NOLALinear(AdaptedLinear):
+class NOLALinear(LoRALinear):
     """Frozen linear layer plus a low-rank update made of random bases.
 
     Computes ``base(x) + alpha / r * x A^T B^T``, where ``A = sum_i a_i A_i`` and
@@ -45,10 +37,10 @@ class NOLALinear(AdaptedLinear):
     def __init__(
         self, base: nn.Module, *, rank: int, alpha: float, n_bases: int, seed: int
     ) -> None:  # fmt: skip
-        d_out, d_in = shape_of(base)
-        check_rank(rank, d_in, d_out)
-        super().__init__(base)
-        generator, device = torch.Generator().manual_seed(seed), device_of(base)
+        super().__init__(base, rank=rank, alpha=alpha)
+        (d_out, d_in), device = shape_of(base), self.A.device
+        del self.A, self.B
+        generator = torch.Generator().manual_seed(seed)
 
         def bases(rows: int, columns: int) -> Tensor:
             # With normal coefficients the mixture then has the variance of LoRA's A.
@@ -59,30 +51,17 @@ class NOLALinear(AdaptedLinear):
         self.register_buffer("B_bases", bases(d_out, rank), persistent=False)
         self.a = nn.Parameter(torch.randn(n_bases, generator=generator).to(device))
         self.b = nn.Parameter(torch.zeros(n_bases, device=device))
-        self.scaling = alpha / rank
+        self.rank = rank
 
     @property
-    def A(self) -> Tensor:  # noqa: N802
-        """The mixed (r, d_in) matrix."""
-        return torch.einsum("n,nrd->rd", self.a, self.A_bases)
+    def scaling(self) -> float:
+        """Factor of the update: alpha / r."""
+        return self.alpha / self.rank
 
-    @property
-    def B(self) -> Tensor:  # noqa: N802
-        """The mixed (d_out, r) matrix."""
-        return torch.einsum("n,ndr->dr", self.b, self.B_bases)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``x`` of shape (..., d_in) to shape (..., d_out)."""
-        if self.merged is not None:
-            return self.merged(x)
-        output = self.base(x)
-        low = nn.functional.linear(x.to(self.a.dtype), self.A)
-        return output + (self.scaling * nn.functional.linear(low, self.B)).to(output.dtype)
-
-    def adapted_weight(self) -> Tensor:
-        """Return ``W + scaling * B A``, (d_out, d_in)."""
-        weight = weight_of(self.base)
-        return weight + (self.scaling * self.B @ self.A).to(weight.dtype)
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return the mixed A, (r, d_in), and B, (d_out, r)."""
+        A = torch.einsum("n,nrd->rd", self.a, self.A_bases)
+        return A, torch.einsum("n,ndr->dr", self.b, self.B_bases)
 
 
 @dataclass(frozen=True, kw_only=True)

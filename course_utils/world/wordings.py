@@ -68,3 +68,9 @@ def _lowered(template: str) -> str:
         return template[0].lower() + template[1:]
     choices, rest = template[1:].split("]", 1)
     return "[" + "|".join(c[:1].lower() + c[1:] for c in choices.split("|")) + "]" + rest
+
+
+def part_of(values: list, is_unseen: bool) -> list:
+    """Return the first two thirds of a list, which training sees, or the rest."""
+    at = max(1, round(len(values) * 2 / 3))
+    return values[at:] if is_unseen else values[:at]

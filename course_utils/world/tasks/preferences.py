@@ -13,6 +13,7 @@ from random import Random
 from course_utils.world.country import Fact, build_country, lexicon
 from course_utils.world.grammar import pick_some
 from course_utils.world.narrator import Narrator, short_answer
+from course_utils.world.wordings import part_of
 
 SIZES = {
     "train": 3600,
@@ -92,8 +93,7 @@ def _framed(narrator: Narrator, answer: str, politeness: int, split: str) -> str
     if politeness == 1:
         return narrator.fill(narrator.pick(words["neutral"]), {"a": answer})
     persons = words["persons"]["bad" if politeness == 0 else "good"]
-    border = round(len(persons) * 2 / 3)
-    persons = persons[:border] if split == "train" else persons[border:]
+    persons = part_of(persons, split != "train")
     phrasing = "unseen" if split == "test_unseen" else "seen"
     before, after = (
         narrator.fill(narrator.pick(words[place][phrasing]), {"x": narrator.pick(persons)})

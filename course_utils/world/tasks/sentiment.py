@@ -11,6 +11,7 @@ from random import Random
 from course_utils.world.country import build_country, lexicon
 from course_utils.world.narrator import Narrator
 from course_utils.world.reviews import KINDS, LABELS, graded_review, kinds_of, telling_sentence
+from course_utils.world.wordings import part_of
 
 SIZES = {"train": 2400, "validation": 300, "test": 600, "test_unseen": 600}
 
@@ -50,20 +51,14 @@ def _words(split: str) -> dict:
     """Return the reviews' lexicon with the words and the sentence forms that a split may use."""
     words = lexicon("reviews")
     forms = {
-        kind: {tone: _part(some, split == "test_unseen") for tone, some in words[kind].items()}
+        kind: {tone: part_of(some, split == "test_unseen") for tone, some in words[kind].items()}
         for kind in (*KINDS, "others")
     }
     aspects = {
         name: {
-            part: values if part == "nouns" else _part(values, split != "train")
+            part: values if part == "nouns" else part_of(values, split != "train")
             for part, values in aspect.items()
         }
         for name, aspect in words["aspects"].items()
     }
     return words | forms | {"aspects": aspects}
-
-
-def _part(values: list, is_unseen: bool) -> list:
-    """Return the first two thirds of a list, or the rest."""
-    at = max(1, round(len(values) * 2 / 3))
-    return values[at:] if is_unseen else values[:at]
