@@ -1,0 +1,91 @@
+import base64
+import struct
+
+import ipywidgets
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from IPython.core.interactiveshell import InteractiveShell
+
+from course_utils.widgets import (
+    direction_explorer,
+    next_token_explorer,
+    nf4_explorer,
+    rank_explorer,
+    will_it_fit,
+)
+
+NORMAL = torch.randn(2, 40, 30, generator=torch.Generator().manual_seed(0))
+EXPLORERS = {
+    "rank": lambda: rank_explorer({"q & k": NORMAL[0], "up": NORMAL[1]}),
+    "nf4": lambda: nf4_explorer(NORMAL),
+    "direction": direction_explorer,
+}
+CONTROLS = [
+    ("rank", "layer", "up"), ("rank", "rank", 16),
+    ("nf4", "format", "INT3"), ("nf4", "block size (weights)", 256),
+    ("nf4", "outliers (% of weights)", 1.5),
+    ("direction", "update along the row", 0.5), ("direction", "update across the row", 0.3),
+    ("direction", "DoRA's magnitude m / ‖w‖", 0.7),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", ["next token", "fit", *EXPLORERS])
+def test_one_output_holds_widget_picture_and_text(make, model, tokenizer):
+    """A front end without widgets falls back to the picture, one without pictures to the text."""
+    others = {"next token": lambda: next_token_explorer(model, tokenizer, "Once,")}
+    widget = (EXPLORERS | others | {"fit": will_it_fit})[make]()
+    bundle = widget.bundle()
+    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == widget.view.model_id
+    assert bundle["text/plain"] == repr(widget)
+    png = base64.b64decode(bundle["image/png"])
+    width, height = struct.unpack(">II", png[16:24])
+    assert png.startswith(b"\x89PNG")
+    assert 400 < width < 1200
+    assert 100 < height < 700
+    # A notebook is saved with its pictures in a palette, a third of this.
+    assert len(png) < (100_000 if make in EXPLORERS else 40_000)
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize(("make", "name", "value"), CONTROLS)
+def test_words_and_picture_follow_every_control(make, name, value):
+    explorer = EXPLORERS[make]()
+    words, picture = repr(explorer), explorer.picture.value
+    explorer.controls[name].value = value
+    assert repr(explorer) != words
+    assert explorer.picture.value.split("alt=")[0] != picture.split("alt=")[0]
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("make", EXPLORERS)
+def test_controls_are_named_and_wait_until_they_are_let_go(make):
+    explorer = EXPLORERS[make]()
+    assert list(explorer.controls) == [name for of, name, _ in CONTROLS if of == make]
+    *rows, picture = explorer.view.children
+    assert picture is explorer.picture
+    for (name, control), row in zip(explorer.controls.items(), rows, strict=True):
+        label, found = row.children
+        assert (label.value, found) == (name, control)
+        if not isinstance(control, ipywidgets.Dropdown):
+            assert control.continuous_update is False
+
+
+def test_an_explorer_shows_its_words_below_a_picture_that_has_them_too():
+    explorer = EXPLORERS["rank"]()
+    assert explorer.picture.value.startswith("<img src='data:image/png;base64,iVBOR")
+    words = repr(explorer).replace("&", "&amp;")
+    assert "q &amp; k" in words
+    assert f"alt='{words}'" in explorer.picture.value
+    assert f"{words}</p>" in explorer.picture.value
+
+
+def test_a_terminal_shows_the_words(capsys):
+    """IPython in a terminal has no kernel and no front end: it must not print `VBox(children=`."""
+    fit = will_it_fit()
+    shell = InteractiveShell.instance()
+    try:
+        shell.display_formatter.format(fit)
+    finally:
+        shell.clear_instance()
+    assert capsys.readouterr().out.strip() == repr(fit)
