@@ -56,6 +56,15 @@ def test_frozen_parameters_can_be_left_out() -> None:
     assert parameter_bytes(stack, trainable_only=True) == 2 * 64 * 4
 
 
+def test_held_matrices_count_whether_they_are_stored_or_not() -> None:
+    for is_stored in (True, False):
+        stack = Stack()
+        stack.register_buffer("bases", torch.zeros(5, 8, 8), persistent=is_stored)
+        assert parameter_bytes(stack) == (3 + 5) * 64 * 4
+    stack.register_buffer("frequencies", torch.zeros(8), persistent=False)
+    assert parameter_bytes(stack) == (3 + 5) * 64 * 4
+
+
 def test_padding_is_not_counted() -> None:
     tokens = torch.zeros(2, 5, dtype=torch.long)
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])

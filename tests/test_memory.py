@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,6 +46,7 @@ from course_utils.memory import (
     known_architectures,
     optimizer_names,
 )
+from course_utils.memory.optimizers import pageable_bytes, state_bytes
 from course_utils.paths import data_dir
 
 pytestmark = pytest.mark.filterwarnings(
@@ -313,6 +315,76 @@ def test_optimizer_of_eight_bits() -> None:
     assert predicted.optimizer_bytes == measured.optimizer_bytes - table_bytes
 
 
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("optimizer", "table_bytes"), [("paged_adamw", 0), ("paged_adamw8bit", 2048)]
+)
+def test_paged_optimizers_keep_as_much(optimizer: str, table_bytes: int, dtype: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    predicted, measured = both(Case(shape="embedded", optimizer=optimizer, dtype=dtype))
+    assert predicted.optimizer_bytes == measured.optimizer_bytes - table_bytes
+    assert predicted.peak_bytes == pytest.approx(measured.peak_bytes, rel=PEAK_TOLERANCE)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw8bit", "paged_adamw", "paged_adamw8bit"])
+def test_bitsandbytes_pages_what_the_estimate_says(
+    optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own code makes the states, on a device without memory; what it pages is noted."""
+    optim = pytest.importorskip("bitsandbytes.optim")
+    from bitsandbytes import functional
+
+    paged = []
+
+    def get_paged(*shape: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        paged.append(torch.empty(shape, dtype=dtype, device=device))
+        return paged[-1]
+
+    monkeypatch.setattr(functional, "get_paged", get_paged)
+    monkeypatch.setattr(functional, "fill", lambda buffer, value: None)
+    kind = {"adamw8bit": optim.AdamW8bit, "paged_adamw": optim.PagedAdamW,
+            "paged_adamw8bit": optim.PagedAdamW8bit}[optimizer]  # fmt: skip
+    for size in (1, 4095, 4096, 99_999, 100_000, 100_001, 1_000_000):
+        theirs = kind([torch.nn.Parameter(torch.empty(size, device="meta"))])
+        monkeypatch.setattr(theirs, "page_mng", SimpleNamespace(paged_tensors=[]))
+        paged.clear()
+        theirs.init_state(theirs.param_groups[0], theirs.param_groups[0]["params"][0], 0, 0)
+        (state,) = theirs.state.values()
+        held = [state[key] for key in ("state1", "state2", "absmax1", "absmax2") if key in state]
+        assert sum(tensor.nbytes for tensor in held) == state_bytes([size], optimizer, 4)
+        assert [sum(tensor.nbytes for tensor in paged)] == pageable_bytes([size], optimizer)
+
+
+def test_paged_states_leave_the_card_but_for_the_one_in_use() -> None:
+    plain, paged = (
+        cost(FullFootprint(), known_architectures()["SmolLM2-135M"], optimizer=name)
+        for name in ("adamw8bit", "paged_adamw8bit")
+    )
+    assert (paged.peak_bytes, paged.parts()) == (plain.peak_bytes, plain.parts())
+    assert plain.pageable_bytes == 0
+    assert plain.paged_out_peak_bytes == plain.peak_bytes
+    sizes = tied().block_parameters().values()
+    large = tied().n_layers * sum(size for size in sizes if size >= 1e5)
+    embedding = tied().vocab_size * tied().d_model
+    assert paged.pageable_bytes == 2 * (large + embedding)
+    assert paged.peak_moment != "optimizer"
+    assert paged.paged_out_peak_bytes == paged.peak_bytes - paged.pageable_bytes
+    # Where nothing but the optimizer's step is dear, the largest tensor's states are there for it.
+    alone = cost(FrozenFootprint(last_n_layers=0), batch_size=1, seq_len=1, optimizer="paged_adamw")
+    assert alone.pageable_bytes == 8 * embedding
+    assert alone.paged_out_peak_bytes == alone.peak_bytes
+
+
+def test_low_rank_updates_are_paged_only_where_they_are_large() -> None:
+    shape = known_architectures()["Llama-2-7B"]
+    small, large = (
+        cost(LoRAFootprint(rank=rank), shape, optimizer="paged_adamw") for rank in (8, 64)
+    )
+    assert small.pageable_bytes < 0.25 * small.optimizer_bytes
+    assert large.pageable_bytes == large.optimizer_bytes
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("shape", ["embedded", "grouped"])
 def test_accumulated_gradients_are_there_all_along(shape: str, checkpointing: bool) -> None:
@@ -560,6 +632,9 @@ def test_more_tokens_never_take_less(shape, method, options, batch, length, fact
         assert large.peak_bytes >= small.peak_bytes
         assert large.total_bytes >= small.total_bytes
         assert large.weights_bytes == small.weights_bytes
+        assert large.paged_out_peak_bytes >= small.paged_out_peak_bytes
+    assert small.pageable_bytes <= small.optimizer_bytes
+    assert small.peak_bytes - small.pageable_bytes <= small.paged_out_peak_bytes <= small.peak_bytes
 
 
 @settings(max_examples=60, deadline=None)
@@ -611,7 +686,7 @@ def test_training_less_never_takes_more(shape, options, batch, length) -> None:
         ({"seq_len": -1}, "seq_len=-1 must be at least 1"),
         ({"dtype": "int8"}, "dtype='int8' must be one of float32, float16, bfloat16"),
         ({"attention": "flash"}, "attention='flash' must be"),
-        ({"optimizer": "lion"}, "optimizer='lion' must be one of adamw, adamw8bit, sgd"),
+        ({"optimizer": "lion"}, "optimizer='lion' must be one of adamw, adamw8bit, paged_adamw"),
         ({"mixed_precision": True}, "dtype='float32' must be 'bfloat16' or 'float16'"),
     ],
 )

@@ -13,6 +13,10 @@ from course_utils.memory import MemoryParts
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 
+_BITSANDBYTES = {
+    "adamw8bit": "AdamW8bit", "paged_adamw": "PagedAdamW", "paged_adamw8bit": "PagedAdamW8bit",
+}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryMeasurement(MemoryParts):
@@ -23,17 +27,19 @@ def parameter_bytes(model: nn.Module, *, trainable_only: bool = False) -> int:
     """Return the bytes of a model's parameters; one that is used twice counts once.
 
     What is stored beside parameters, as the codes and scales of weights in four bits are, counts as
-    weights that do not train.
+    weights that do not train. So do matrices that are held and not stored, as NOLA's bases, which
+    come from a seed; single rows of numbers, such as codebooks and the rotation's frequencies, do
+    not.
     """
     if trainable_only:
         return sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    stored = [
+    fixed = [
         buffer
         for module in model.modules()
         for name, buffer in module.named_buffers(recurse=False)
-        if name not in module._non_persistent_buffers_set
+        if name not in module._non_persistent_buffers_set or buffer.dim() > 1
     ]
-    return sum(tensor.nbytes for tensor in [*model.parameters(), *stored])
+    return sum(tensor.nbytes for tensor in [*model.parameters(), *fixed])
 
 
 def measure_training_step(
@@ -53,8 +59,9 @@ def measure_training_step(
     Args:
         model: A causal language model or sequence classifier, wrapped by PEFT or not.
         batch: Its keyword arguments, with ``input_ids`` of shape (batch, seq) and ``labels``.
-        optimizer: ``adamw``, ``sgd``, ``sgd_momentum``, ``adamw8bit`` (needs bitsandbytes), or a
-            class to be called with the trained parameters and ``lr``.
+        optimizer: ``adamw``, ``sgd``, ``sgd_momentum``, those of bitsandbytes, ``adamw8bit``,
+            ``paged_adamw`` and ``paged_adamw8bit``, or a class to be called with the trained
+            parameters and ``lr``.
         accumulates_gradients: Whether the gradients of the first step are kept for the second.
 
     Raises:
@@ -143,10 +150,9 @@ def _make_optimizer(
     if optimizer in ("sgd", "sgd_momentum"):
         momentum = 0.9 if optimizer == "sgd_momentum" else 0.0
         return torch.optim.SGD(trained, lr=0.0, momentum=momentum, fused=True)
-    if optimizer == "adamw8bit":
-        from bitsandbytes.optim import AdamW8bit
+    if optimizer in _BITSANDBYTES:
+        import bitsandbytes.optim
 
-        return AdamW8bit(trained, lr=0.0)
-    raise ValueError(
-        f"optimizer={optimizer!r} must be adamw, adamw8bit, sgd, sgd_momentum, or a class"
-    )
+        return getattr(bitsandbytes.optim, _BITSANDBYTES[optimizer])(trained, lr=0.0)
+    names = ", ".join(("adamw", "sgd", "sgd_momentum", *_BITSANDBYTES))
+    raise ValueError(f"optimizer={optimizer!r} must be {names}, or a class")

@@ -6,12 +6,16 @@ from course_utils.memory.budget import MemoryEstimate, estimate
 from course_utils.memory.footprint import (
     AddedModule,
     BlockTraining,
-    DoRAFootprint,
     Footprint,
     FrozenFootprint,
     FullFootprint,
-    LoRAFootprint,
     Trained,
+)
+from course_utils.memory.low_rank import (
+    DoRAFootprint,
+    LoRAFootprint,
+    LowRankFootprint,
+    NOLAFootprint,
 )
 from course_utils.memory.optimizers import bytes_per_parameter, optimizer_names
 from course_utils.memory.parts import MemoryParts, format_bytes
@@ -25,8 +29,10 @@ __all__ = [
     "FrozenFootprint",
     "FullFootprint",
     "LoRAFootprint",
+    "LowRankFootprint",
     "MemoryEstimate",
     "MemoryParts",
+    "NOLAFootprint",
     "SavedTensor",
     "Trained",
     "architecture_of",

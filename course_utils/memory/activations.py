@@ -44,7 +44,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from course_utils.memory.architecture import Architecture
-from course_utils.memory.footprint import BlockTraining, Trained
+from course_utils.memory.footprint import AddedModule, BlockTraining, Trained
 
 FLOAT32_BYTES = 4
 INT64_BYTES = 8
@@ -162,6 +162,14 @@ class _Walk:
         n_bytes = self.workload.n_tokens * per_token * element_bytes
         self.saved.append(SavedTensor(name=name, part=self.part, n_bytes=n_bytes))
 
+    def save_added(self, name: str, modules: list[AddedModule]) -> None:
+        """Keep what modules of the method need beside their input."""
+        per_token = sum(module.saved_per_token for module in modules)
+        once = sum(module.saved_once for module in modules)
+        n_bytes = (self.workload.n_tokens * per_token + once) * self.workload.dtype_bytes
+        if n_bytes:
+            self.saved.append(SavedTensor(name=name, part=self.part, n_bytes=n_bytes))
+
     def norm(self, name: str, width: int, groups: int, needs: bool) -> bool:
         """RMSNorm (Zhang and Sennrich, 2019, arXiv:1910.07467), computed in float32.
 
@@ -194,9 +202,7 @@ class _Walk:
         reads = any(f"{name}.weight" in base for name in names)
         if (reads or any(module.keeps_input for module in added)) and not is_kept:
             self.save(f"{', '.join(names)}: input", self.architecture.linear_shape(names[0])[0])
-        per_token = sum(module.saved_per_token for module in added)
-        if per_token:
-            self.save(f"{', '.join(names)}: added modules", per_token)
+        self.save_added(f"{', '.join(names)}: added modules", added)
         trained = {name.split(".")[0] for name in base} | {module.linear for module in added}
         return [needs or name in trained for name in names]
 
@@ -269,9 +275,7 @@ class _Walk:
 
     def other_modules(self) -> None:
         """Modules that the method puts elsewhere in the block."""
-        per_token = sum(m.saved_per_token for m in self.training.added if m.linear is None)
-        if per_token:
-            self.save("added modules", per_token)
+        self.save_added("added modules", [m for m in self.training.added if m.linear is None])
 
 
 def total_bytes(tensors: Iterable[SavedTensor], part: str | None = None) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from course_utils.memory.activations import SavedTensor, Workload, logits_bytes, outer_bytes
 from course_utils.memory.architecture import LINEARS, Architecture, architecture_of
 from course_utils.memory.footprint import Footprint, Trained
-from course_utils.memory.optimizers import state_bytes
+from course_utils.memory.optimizers import pageable_bytes, state_bytes
 from course_utils.memory.parts import MemoryParts, dtype_bytes
 from course_utils.memory.timeline import Step, kept_by_blocks, moments
 
@@ -23,6 +23,10 @@ class MemoryEstimate(MemoryParts):
         architecture: The model's shape, once the method has been put on it.
         n_parameters: Its parameters, with those that the method adds.
         n_trained: Those that are trained.
+        pageable_bytes: Those of the optimizer's states that a paged optimizer can move to the host.
+        paged_out_peak_bytes: The peak on the card while all of these are on the host, but for one
+            tensor's at a time during the optimizer's step. Where more memory is free they stay on
+            the card, up to ``peak_bytes``.
         moments: The moments of a step that can be the peak, as (name, bytes).
         block: What one block keeps, tensor by tensor: the last, which all methods train most.
     """
@@ -30,6 +34,8 @@ class MemoryEstimate(MemoryParts):
     architecture: Architecture
     n_parameters: int
     n_trained: int
+    pageable_bytes: int
+    paged_out_peak_bytes: int
     moments: tuple[tuple[str, int], ...]
     block: tuple[SavedTensor, ...]
 
@@ -66,7 +72,8 @@ def estimate(
     :func:`~course_utils.memory.timeline.moments`.
 
     What the model needs is counted, tensor by tensor. Not counted are what kernels allocate for
-    themselves, the allocator's rounding and gaps, and the CUDA context (some hundred megabytes).
+    themselves, the one weight at a time that a quantised layer restores, the allocator's rounding
+    and gaps, and the CUDA context (some hundred megabytes).
 
     Gradient checkpointing (Chen et al., 2016, arXiv:1604.06174) keeps one tensor a block, its
     input, and makes the rest again for one block at a time. As transformers switches it on, it also
@@ -80,7 +87,8 @@ def estimate(
         batch_size: Sequences a step.
         seq_len: Tokens a sequence, padding included.
         dtype: Type of weights and activations: ``float32``, ``float16`` or ``bfloat16``.
-        optimizer: ``adamw``, ``adamw8bit``, ``sgd`` or ``sgd_momentum``.
+        optimizer: ``adamw``, ``adamw8bit``, these two with ``paged_`` before it, ``sgd`` or
+            ``sgd_momentum``.
         mixed_precision: Whether the optimizer keeps a float32 copy of the trained weights.
         gradient_checkpointing: Whether blocks are recomputed in the backward pass.
         attention: Implementation of attention, as transformers names it.
@@ -104,16 +112,25 @@ def estimate(
     kept = kept_by_blocks(architecture, trained, workload, is_checkpointed=gradient_checkpointing)
     step = Step(architecture, trained, workload, kept, accumulates_gradients)
     parts = _parts(step, optimizer, mixed_precision, frozen_weight_bits)
-    peaks = moments(step, parts)
+    peaks, sizes = moments(step, parts), trained.sizes(architecture)
+    pageable = pageable_bytes(sizes, optimizer)
     return MemoryEstimate(
         architecture=architecture,
         n_parameters=architecture.n_parameters + trained.n_added(),
-        n_trained=sum(trained.sizes(architecture)),
+        n_trained=sum(sizes),
+        pageable_bytes=sum(pageable),
+        paged_out_peak_bytes=_paged_out_peak(peaks, pageable),
         moments=peaks,
         block=kept.tensors[-1],
         peak_bytes=max(size for _, size in peaks),
         **parts,
     )
+
+
+def _paged_out_peak(moments: tuple[tuple[str, int], ...], pageable: list[int]) -> int:
+    """Peak without the states that can be paged out, but for the tensor whose step is computed."""
+    in_use = {"optimizer": max(pageable, default=0)}
+    return max(size + in_use.get(name, 0) for name, size in moments) - sum(pageable)
 
 
 def _parts(
@@ -152,10 +169,10 @@ def _check(
 def _weights_bytes(
     architecture: Architecture, trained: Trained, element_bytes: int, bits: float | None
 ) -> int:
-    """Bytes of all parameters, the blocks' linear weights at ``bits`` an element if given."""
-    n_parameters = architecture.n_parameters + trained.n_added()
+    """Bytes of all the model holds, the blocks' linear weights at ``bits`` an element if given."""
+    n_elements = architecture.n_parameters + trained.n_added() + trained.n_buffers()
     if bits is None:
-        return n_parameters * element_bytes
+        return n_elements * element_bytes
     weights = frozenset(f"{linear}.weight" for linear in LINEARS)
     if any(weights & block.base for block in trained.blocks):
         raise ValueError(
@@ -164,4 +181,4 @@ def _weights_bytes(
         )
     block = architecture.block_parameters()
     n_linear = architecture.n_layers * sum(block[name] for name in weights)
-    return round(n_linear * bits / 8) + (n_parameters - n_linear) * element_bytes
+    return round(n_linear * bits / 8) + (n_elements - n_linear) * element_bytes

@@ -6,9 +6,9 @@ for nothing else, so a new method needs no change here.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from course_utils.memory.architecture import LINEARS, Architecture
+from course_utils.memory.architecture import Architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +21,16 @@ class AddedModule:
         keeps_input: Whether its backward needs that input as it is. Modules that read the same
             tensor share one copy of it.
         saved_per_token: Further elements that its backward needs, a token.
+        saved_once: Further elements that its backward needs, however many tokens there are.
+        buffers: Elements of each tensor that it holds and does not train.
     """
 
     parameters: tuple[int, ...]
     linear: str | None = None
     keeps_input: bool = False
     saved_per_token: int = 0
+    saved_once: int = 0
+    buffers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +124,10 @@ class Trained:
         """Return the number of parameters that the method adds to the model."""
         return sum(sum(module.parameters) for block in self.blocks for module in block.added)
 
+    def n_buffers(self) -> int:
+        """Return the elements that the method adds to the model and does not train."""
+        return sum(sum(module.buffers) for block in self.blocks for module in block.added)
+
 
 @runtime_checkable
 class Footprint(Protocol):
@@ -178,73 +186,3 @@ class FrozenFootprint:
             head=self.train_head,
             unties_head=self.train_head,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoRAFootprint:
-    """Low-rank updates of linear layers (Hu et al., 2021, arXiv:2106.09685).
-
-    ``A`` (rank by d_in) needs the layer's input for its gradient, which the frozen layer alone
-    would not; ``B`` (d_out by rank) needs ``A x``, ``rank`` elements a token. With dropout every
-    module keeps its own dropped copy of the input and the mask.
-
-    Args:
-        rank: Inner dimension of the update.
-        target_modules: Names of a block's linear layers, or ``"all-linear"``.
-        dropout: Probability of dropping an element of the input.
-        train_head: Whether the head is trained as well, as a new classification head must be.
-    """
-
-    rank: int = 8
-    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
-    dropout: float = 0.0
-    train_head: bool = False
-
-    def footprint(self, architecture: Architecture) -> Trained:
-        """Return the pairs ``A``, ``B`` of every block.
-
-        Raises:
-            ValueError: If a target is no linear layer of a block, or the rank is not positive.
-        """
-        if self.rank < 1:
-            raise ValueError(f"rank={self.rank} must be at least 1")
-        targets = LINEARS if self.target_modules == "all-linear" else tuple(self.target_modules)
-        unknown = sorted(set(targets) - set(LINEARS))
-        if unknown or not targets:
-            raise ValueError(
-                f"target_modules={self.target_modules!r} must be 'all-linear' or some of "
-                f"{', '.join(LINEARS)}"
-            )
-        added = tuple(self._pair(architecture, linear) for linear in targets)
-        return Trained(
-            blocks=(BlockTraining(added=added),) * architecture.n_layers, head=self.train_head
-        )
-
-    def _pair(self, architecture: Architecture, linear: str) -> AddedModule:
-        d_in, d_out = architecture.linear_shape(linear)
-        copies = 2 * d_in if self.dropout else 0
-        return AddedModule(
-            parameters=(self.rank * d_in, self.rank * d_out),
-            linear=linear,
-            keeps_input=not self.dropout,
-            saved_per_token=self.rank + copies,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DoRAFootprint(LoRAFootprint):
-    """LoRA, and the length of every row (Liu et al., 2024, arXiv:2402.09353).
-
-    The gradient of the lengths needs the layer's output once more, d_out elements a token; with
-    dropout it needs the base's and the update's apart. The norms are constants to the backward
-    pass (section 4.3): with them in the graph it would keep a whole matrix a layer instead.
-    """
-
-    def _pair(self, architecture: Architecture, linear: str) -> AddedModule:
-        _, d_out = architecture.linear_shape(linear)
-        pair = super()._pair(architecture, linear)
-        outputs = 2 * d_out if self.dropout else d_out
-        return replace(
-            pair, parameters=(*pair.parameters, d_out),
-            saved_per_token=pair.saved_per_token + outputs,
-        )  # fmt: skip

@@ -7,24 +7,33 @@ from course_utils.memory.parts import dtype_bytes
 # torch's Adam counts the steps of every tensor in a float32 of its own.
 _STEP_BYTES = 4
 _MIN_8BIT_SIZE, _BLOCK_SIZE = 4096, 256
+_MIN_PAGED_SIZE = 100_000
 
 
 def _adamw(size: int, element_bytes: int) -> int:
     return 2 * size * element_bytes + _STEP_BYTES
 
 
+def _adamw32bit(size: int, element_bytes: int) -> int:
+    return 2 * size * 4
+
+
 def _adamw8bit(size: int, element_bytes: int) -> int:
     if size < _MIN_8BIT_SIZE:
-        return 2 * size * 4
+        return _adamw32bit(size, element_bytes)
     return 2 * (size + 4 * -(-size // _BLOCK_SIZE))
 
 
 _STATES: dict[str, Callable[[int, int], int]] = {
     "adamw": _adamw,
     "adamw8bit": _adamw8bit,
+    "paged_adamw": _adamw32bit,
+    "paged_adamw8bit": _adamw8bit,
     "sgd": lambda size, element_bytes: 0,
     "sgd_momentum": lambda size, element_bytes: size * element_bytes,
 }
+# Bytes an element of the two states; the scales of 8-bit states are not paged.
+_PAGED_BYTES = {"paged_adamw": 8, "paged_adamw8bit": 2}
 
 
 def optimizer_names() -> tuple[str, ...]:
@@ -41,6 +50,8 @@ def state_bytes(
       Ba, 2014, arXiv:1412.6980; Loshchilov and Hutter, 2017, arXiv:1711.05101).
     - ``adamw8bit``: both in one byte, with a float32 scale for every 256 elements; tensors below
       4,096 elements stay in float32 (Dettmers et al., 2021, arXiv:2110.02861, in bitsandbytes).
+    - ``paged_adamw``, ``paged_adamw8bit``: the same numbers, in float32 whatever the weights' type
+      and in 8 bits, which may lie in the host's memory: see :func:`pageable_bytes`.
     - ``sgd`` keeps nothing, ``sgd_momentum`` one velocity.
 
     Mixed precision adds a float32 copy of the weights, to which updates too small for 16 bits are
@@ -56,12 +67,31 @@ def state_bytes(
     Raises:
         ValueError: If the optimizer is unknown.
     """
-    if optimizer not in _STATES:
-        raise ValueError(f"optimizer={optimizer!r} must be one of {', '.join(_STATES)}")
+    _check(optimizer)
     state = _STATES[optimizer]
     if mixed_precision:
         return sum(state(size, 4) + 4 * size for size in sizes)
     return sum(state(size, element_bytes) for size in sizes)
+
+
+def pageable_bytes(sizes: Iterable[int], optimizer: str) -> list[int]:
+    """Return how many bytes of each tensor's states can leave the card.
+
+    A paged optimizer keeps its states in unified memory, from which the driver evicts pages to the
+    host while the card is full and fetches them for the optimizer's step (Dettmers et al., 2023,
+    arXiv:2305.14314, section 3, "Paged Optimizers"). bitsandbytes pages tensors of at least 100,000
+    elements: the factors of a low-rank update are often smaller, and then nothing is paged.
+
+    Args:
+        sizes: Elements of each trained tensor.
+        optimizer: One of :func:`optimizer_names`.
+
+    Raises:
+        ValueError: If the optimizer is unknown.
+    """
+    _check(optimizer)
+    element_bytes = _PAGED_BYTES.get(optimizer, 0)
+    return [size * element_bytes if size >= _MIN_PAGED_SIZE else 0 for size in sizes]
 
 
 def bytes_per_parameter(
@@ -84,3 +114,8 @@ def bytes_per_parameter(
         "float32 copy": 4 if mixed_precision else 0,
         "optimizer states": round(states / many, 3),
     }
+
+
+def _check(optimizer: str) -> None:
+    if optimizer not in _STATES:
+        raise ValueError(f"optimizer={optimizer!r} must be one of {', '.join(_STATES)}")

@@ -33,7 +33,7 @@ class MemoryParts:
     Args:
         weights_bytes: The model's parameters, trained or not, and what the method adds.
         gradients_bytes: One gradient a trained parameter.
-        optimizer_bytes: What the optimizer keeps between steps.
+        optimizer_bytes: What the optimizer keeps between steps, wherever it lies.
         layers_bytes: What the forward pass keeps for the backward pass, one entry a block.
         recomputed_bytes: With gradient checkpointing, what the backward pass makes again for one
             block at a time.

@@ -98,7 +98,6 @@ class LoRAConfig:
     """
 
     layer: ClassVar[type[LoRALinear]] = LoRALinear
-    counted: ClassVar[type[LoRAFootprint]] = LoRAFootprint
     # Attributes of a layer that are its adapter, and their names in a file: PEFT's.
     saved: ClassVar[dict[str, str]] = {"A": "lora_A.weight", "B": "lora_B.weight"}
 
@@ -137,7 +136,7 @@ class LoRAConfig:
 
     def footprint(self, architecture: Architecture) -> Trained:
         """Return what trains, for ``memory.estimate``."""
-        footprint = self.counted(
+        footprint = LoRAFootprint(
             rank=self.rank, target_modules=self.target_modules, dropout=self.dropout,
             train_head=architecture.n_labels is not None,
         )  # fmt: skip

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from course_utils.memory import Architecture, NOLAFootprint, Trained
 from course_utils.methods.linear import Targets, check_targets, shape_of, wrap_linear
 from course_utils.methods.lora import LoRALinear, check_alpha
 
@@ -107,6 +108,14 @@ class NOLAConfig:
                               seed=next(seeds))  # fmt: skip
 
         wrap_linear(model, self.target_modules, wrap)
+
+    def footprint(self, architecture: Architecture) -> Trained:
+        """Return what trains, for ``memory.estimate``."""
+        footprint = NOLAFootprint(
+            rank=self.rank, target_modules=self.target_modules, n_bases=self.n_bases,
+            train_head=architecture.n_labels is not None,
+        )  # fmt: skip
+        return footprint.footprint(architecture)
 
     def tensor_shapes(self, d_in: int, d_out: int) -> dict[str, tuple[int, ...]]:
         """Return the shape of every saved attribute of a layer, which does not depend on it."""

@@ -98,6 +98,61 @@ def test_doras_rows_have_the_trained_lengths():
     assert torch.allclose(layer.adapted_weight().norm(dim=1), layer.magnitude, rtol=1e-5)
 
 
+def doras_gradients(layer: DoRALinear, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Output of the layer, and the gradients of m, A, B and x under a loss that is not linear."""
+    leaves = (layer.magnitude, layer.A, layer.B, x)
+    output = layer(x)
+    return output, *torch.autograd.grad(output.pow(3).sum(), leaves)
+
+
+def doras_equation(layer: DoRALinear, x: torch.Tensor, detach: bool) -> tuple[torch.Tensor, ...]:
+    """The same of m (W + s B A) / ||W + s B A||, written out."""
+    leaves = (layer.magnitude, layer.A, layer.B, x)
+    m, A, B, _ = leaves
+    V = layer.base.weight + layer.scaling * B @ A
+    norm = V.square().sum(dim=1, keepdim=True).sqrt()
+    weight = m[:, None] * V / (norm.detach() if detach else norm)
+    output = nn.functional.linear(x, weight, layer.base.bias)
+    return output, *torch.autograd.grad(output.pow(3).sum(), leaves)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("detach_norm", [True, False])
+def test_doras_gradient_is_that_of_the_equation(detach_norm: bool, bias: bool):
+    torch.manual_seed(0)
+    base = nn.Linear(9, 7, bias=bias, dtype=torch.float64)
+    layer = DoRALinear(base, rank=3, alpha=5, use_rslora=True, detach_norm=detach_norm)
+    nn.init.normal_(layer.B)
+    x = torch.randn(4, 9, dtype=torch.float64, requires_grad=True)
+    for ours, written in zip(
+        doras_gradients(layer, x), doras_equation(layer, x, detach_norm), strict=True
+    ):
+        assert torch.allclose(ours, written, rtol=1e-12, atol=1e-12)
+
+
+def test_doras_norm_changes_the_gradients_of_a_and_b_alone():
+    torch.manual_seed(0)
+    layer = DoRALinear(nn.Linear(9, 7, dtype=torch.float64), rank=3, alpha=5)
+    nn.init.normal_(layer.B)
+    x = torch.randn(4, 9, dtype=torch.float64, requires_grad=True)
+    constant = doras_gradients(layer, x)
+    layer.detach_norm = False
+    output, m, A, B, at_x = doras_gradients(layer, x)
+    for same, before in zip(
+        (output, m, at_x), (constant[0], constant[1], constant[4]), strict=True
+    ):
+        assert torch.equal(same, before)
+    assert (A - constant[2]).norm() > 0.1 * A.norm()
+    assert (B - constant[3]).norm() > 0.1 * B.norm()
+
+
+def test_doras_option_reaches_its_layers():
+    for detach_norm in (True, False):
+        model = apply(build(), DoRAConfig(rank=2, detach_norm=detach_norm))
+        assert {layer.detach_norm for layer in adapted_layers(model).values()} == {detach_norm}
+    assert DoRAConfig().detach_norm
+
+
 def test_dora_with_dropout_keeps_the_base_and_its_mean():
     torch.manual_seed(0)
     layer = DoRALinear(nn.Linear(60, 4), rank=2, alpha=2, dropout=0.3)

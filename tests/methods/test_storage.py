@@ -20,6 +20,7 @@ from tests.methods.adapters import SHAPE, build, disturb, logits
 CONFIGS = [
     LoRAConfig(rank=3),
     DoRAConfig(rank=2, use_rslora=True),
+    DoRAConfig(rank=2, detach_norm=False),
     DyLoRAConfig(rank=3, target_modules=("q_proj", "down_proj")),
     NOLAConfig(rank=2, n_bases=5, seed=7),
 ]
@@ -57,6 +58,19 @@ def test_what_is_saved_is_loaded(config, tmp_path: Path):
     assert again.fine_tuning_method.rank == config.rank
     assert type(again.fine_tuning_method) is type(config)
     assert sorted(path.name for path in tmp_path.iterdir()) == [CONFIG_FILE, TENSORS_FILE]
+
+
+def test_doras_file_does_not_depend_on_how_it_trained(tmp_path: Path):
+    files = []
+    for detach_norm in (True, False):
+        model = disturb(apply(build(), DoRAConfig(rank=2, detach_norm=detach_norm)))
+        folder = save_adapter(model, tmp_path / str(detach_norm))
+        files.append(((folder / CONFIG_FILE).read_text(), load_file(folder / TENSORS_FILE)))
+        assert load_adapter(build(), folder).fine_tuning_method.detach_norm
+    (settings, tensors), (other_settings, other_tensors) = files
+    assert settings == other_settings
+    assert tensors.keys() == other_tensors.keys()
+    assert all(torch.equal(tensor, other_tensors[name]) for name, tensor in tensors.items())
 
 
 def test_nothing_of_the_base_is_written(folder: Path):

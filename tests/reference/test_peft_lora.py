@@ -94,6 +94,13 @@ def test_forward_gradients_ten_steps_and_merge(name: str, kind: str):
         assert close(layer.merged.weight, plain.get_submodule(layer_name).weight), layer_name
 
 
+def test_a_dora_with_its_norm_in_the_graph_loads_in_peft(tmp_path: Path):
+    ours, _ = same_start("llama", DoRAConfig(rank=3, alpha=5, detach_norm=False))
+    loss_of(ours).backward()
+    theirs = PeftModel.from_pretrained(build("llama"), save_adapter(ours, tmp_path))
+    assert close(ours(IDS).logits, theirs(IDS).logits)
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("kind", METHODS)
 def test_what_ours_saves_loads_in_peft_and_back(name: str, kind: str, tmp_path: Path):
