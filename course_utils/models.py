@@ -17,7 +17,7 @@ from course_utils.profiles import EMBEDDED, PINNED_REVISIONS, Profile, current_p
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Source = Profile | str | Path | None
 
@@ -37,6 +37,7 @@ def load_base_model(
     *,
     dtype: "torch.dtype | str | None" = None,
     num_labels: int | None = None,
+    quantization_config: "BitsAndBytesConfig | None" = None,
 ) -> "PreTrainedModel":
     """Load a causal language model, or the same weights under a new classification head.
 
@@ -45,6 +46,7 @@ def load_base_model(
         dtype: Type of the weights; float32 by default, so that every weight can be trained.
         num_labels: With a number, a sequence classifier whose head (d_model to ``num_labels``) is
             freshly initialised from torch's current seed.
+        quantization_config: How bitsandbytes shall store the linear layers, as they are read.
 
     Returns:
         The model in evaluation mode, on the CPU or on the profile's device.
@@ -63,14 +65,30 @@ def load_base_model(
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype={dtype!r} must be a torch dtype, such as float32 or bfloat16")
     name, revision, device = _resolve(source)
+    packing = {}
+    if quantization_config is not None:
+        packing = {"quantization_config": quantization_config, "device_map": {"": device}}
     model, info = _load(
         auto_class.from_pretrained, name, revision, use_safetensors=True, output_loading_info=True,
-        ignore_mismatched_sizes=True, dtype=dtype or torch.float32, **head,
+        ignore_mismatched_sizes=True, dtype=dtype or torch.float32, **head, **packing,
     )  # fmt: skip
     _check_weights(name, model, info, has_new_head=num_labels is not None)
     if num_labels is not None:
         _set_padding(model, name, revision)
+    if quantization_config is not None:
+        _keep_packing(model)
+        return model
     return model.to(device)
+
+
+def _keep_packing(model: "PreTrainedModel") -> None:
+    """Keep bitsandbytes from repacking weights when it first evaluates on some processors.
+
+    Afterwards no gradient would pass them (bitsandbytes 0.50, AVX512-BF16).
+    """
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def build_random_model(

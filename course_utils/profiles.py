@@ -12,8 +12,10 @@ EMBEDDED = "embedded"
 PINNED_REVISIONS = {
     "HuggingFaceTB/SmolLM2-135M": "93efa2f097d58c2a74874c7e644dbc9b0cee75a2",
     "Qwen/Qwen3-0.6B": "c1899de289a04d12100db370d81485cdf75e47ca",
+    "Qwen/Qwen3-4B": "1cfa9a7208912126459214e8b04321603b3df60c",
+    "Qwen/Qwen3-8B": "b968826d9c46dd6066d109eabc6255188de91218",
 }
-"""Commit of each Hub model the course was checked with."""
+"""Commit of each Hub model that a profile names."""
 
 _DTYPES = ("float32", "float16", "bfloat16")
 
@@ -32,6 +34,7 @@ class Profile:
         max_length_tokens: Longest sequence a task is cut to.
         max_steps: Optimizer steps of one live training run.
         seeds: Seeds of the live comparisons.
+        four_bit_model: Model that is large enough to be worth four bits a weight.
 
     Raises:
         ValueError: If ``dtype`` is none of the three or a count is below 1.
@@ -46,6 +49,7 @@ class Profile:
     max_length_tokens: int
     max_steps: int
     seeds: tuple[int, ...]
+    four_bit_model: str = EMBEDDED
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
@@ -61,6 +65,11 @@ class Profile:
         """Whether the profile's model is the one the course ships."""
         return self.model == EMBEDDED
 
+    def in_four_bits(self) -> "Profile":
+        """Return this profile with the model that it trains in four bits."""
+        revision = PINNED_REVISIONS.get(self.four_bit_model)
+        return replace(self, model=self.four_bit_model, revision=revision)
+
 
 _PROFILES = {
     "cpu": Profile(
@@ -71,11 +80,13 @@ _PROFILES = {
         name="t4", model="HuggingFaceTB/SmolLM2-135M",
         revision=PINNED_REVISIONS["HuggingFaceTB/SmolLM2-135M"], device="cuda", dtype="float16",
         batch_size=16, max_length_tokens=256, max_steps=200, seeds=(0, 1, 2),
+        four_bit_model="Qwen/Qwen3-4B",
     ),
     "large": Profile(
         name="large", model="Qwen/Qwen3-0.6B",
         revision=PINNED_REVISIONS["Qwen/Qwen3-0.6B"], device="cuda", dtype="bfloat16",
         batch_size=32, max_length_tokens=512, max_steps=400, seeds=(0, 1, 2),
+        four_bit_model="Qwen/Qwen3-8B",
     ),
 }  # fmt: skip
 
@@ -107,7 +118,8 @@ def current_profile(environ: Mapping[str, str] | None = None) -> Profile:
     profile = _PROFILES[name]
     model = environ.get("COURSE_MODEL", "").strip()
     if model:
-        profile = replace(profile, model=model, revision=PINNED_REVISIONS.get(model))
+        revision = PINNED_REVISIONS.get(model)
+        profile = replace(profile, model=model, revision=revision, four_bit_model=model)
     if profile.device == "cuda" and not _has_cuda():
         profile = replace(profile, device="cpu", dtype="float32")
     return profile
