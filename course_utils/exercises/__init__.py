@@ -1,4 +1,4 @@
-"""Exercises: ``attempt(check, answer)`` and the checks, one module a chapter."""
+"""Exercises: ``attempt(check, answer)`` and the checks, one module or package a chapter."""
 
 from course_utils.exercises.check import Check, Wrong, registered_checks
 from course_utils.exercises.compare import expect_close, expect_equal, expect_tensor

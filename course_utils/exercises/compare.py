@@ -86,9 +86,48 @@ def expect_equal(
     raise Wrong(f"{what} is {value!r}, which is not right")
 
 
+def is_near_tensor(value: object, expected: "Tensor", rel: float = 1e-4) -> bool:
+    """Return whether a value is a tensor of the shape of another and near it.
+
+    Args:
+        value: Anything.
+        expected: Tensor of finite numbers.
+        rel: Largest deviation, relative to the largest magnitude in ``expected``.
+    """
+    import torch
+
+    if not isinstance(value, torch.Tensor) or value.shape != expected.shape:
+        return False
+    deviation, allowed = _deviation(value, expected, rel)
+    return deviation <= allowed
+
+
+def _deviation(value: "Tensor", expected: "Tensor", rel: float) -> tuple[float, float]:
+    """Return the largest deviation (NaN if there is one in ``value``), and what is allowed."""
+    ours, theirs = value.detach().double(), expected.detach().double()
+    return (ours - theirs).abs().max().item(), rel * max(theirs.abs().max().item(), 1e-12)
+
+
+def reject_slips(value: object, slips: Slips, *, rel: float = 1e-4) -> None:
+    """Name a known mistake.
+
+    Args:
+        value: The learner's tensor.
+        slips: Pairs of a tensor that a known mistake gives and the sentence about it.
+        rel: Largest deviation, relative to the largest magnitude in the slip.
+
+    Raises:
+        Wrong: If the value is near one of the slips; with its sentence.
+    """
+    for wrong, sentence in slips:
+        if is_near_tensor(value, wrong, rel):
+            raise Wrong(sentence)
+
+
 def expect_tensor(
-    value: object, expected: "Tensor", *, what: str = "your result", rel: float = 1e-4
-) -> None:
+    value: object, expected: "Tensor", *, what: str = "your result", rel: float = 1e-4,
+    slips: Slips = (),
+) -> None:  # fmt: skip
     """Require a tensor near another: same shape, then the same numbers.
 
     Args:
@@ -96,12 +135,16 @@ def expect_tensor(
         expected: The right one.
         what: Name of the value in messages.
         rel: Largest deviation, relative to the largest magnitude in ``expected``.
+        slips: Pairs of a tensor that a known mistake gives and the sentence about it.
 
     Raises:
         Wrong: If it is no tensor, or differs in shape or numbers.
     """
     import torch
 
+    if is_near_tensor(value, expected, rel):
+        return
+    reject_slips(value, slips, rel=rel)
     if not isinstance(value, torch.Tensor):
         raise Wrong(f"{what} must be a tensor, not {type(value).__name__}")
     if value.shape != expected.shape:
@@ -111,10 +154,7 @@ def expect_tensor(
     ours, theirs = value.detach().double(), expected.detach().double()
     if not torch.isfinite(ours).all():
         raise Wrong(f"{what} holds NaN or infinity")
-    allowed = rel * max(theirs.abs().max().item(), 1e-12)
-    deviation = (ours - theirs).abs().max().item()
-    if deviation <= allowed:
-        return
+    deviation, allowed = _deviation(value, expected, rel)
     if (ours + theirs).abs().max().item() <= allowed:
         raise Wrong(f"{what} has the wrong sign")
     scale = (ours * theirs).sum() / theirs.square().sum()

@@ -12,6 +12,7 @@ from course_utils.exercises import (
     expect_equal,
     expect_tensor,
 )
+from course_utils.exercises.compare import is_near_tensor
 from tests.exercises.made_up_checks import BYTES, COUNTER, SCALE, Counter
 
 
@@ -188,3 +189,20 @@ def test_a_tensor_that_needs_a_gradient_or_is_half_is_compared_too():
     x = torch.ones(2, 2)
     expect_tensor(x.clone().requires_grad_(), x)
     expect_tensor(x.bfloat16(), x)
+
+
+def test_a_named_slip_of_a_tensor_comes_after_the_right_answer_and_before_the_shape():
+    x = torch.ones(2, 3)
+    slips = [(x, "right, too"), (x[0], "a row"), (2 * x, "the half is missing")]
+    expect_tensor(x, x, slips=slips)
+    with pytest.raises(Wrong, match="a row"):
+        expect_tensor(x[0], x, slips=slips)
+    with pytest.raises(Wrong, match="the half is missing"):
+        expect_tensor(2 * x, x, slips=slips)
+    with pytest.raises(Wrong, match="factor of 3"):
+        expect_tensor(3 * x, x, slips=slips)
+
+
+@pytest.mark.parametrize("value", [3.0, torch.ones(3), torch.full((2,), torch.nan)])
+def test_what_is_no_tensor_or_holds_nan_or_is_of_another_shape_is_not_near(value):
+    assert not is_near_tensor(value, torch.ones(2))
