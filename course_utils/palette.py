@@ -38,7 +38,12 @@ _METHODS = {
     "qlora": MethodStyle("#007E8F", "P", "QLoRA"),
     "dora": MethodStyle("#E86250", "p", "DoRA"),
     "qdora": MethodStyle("#E86250", "X", "QDoRA"),
+    "rslora": MethodStyle("#08306B", "D", "rsLoRA"),
     "dylora": MethodStyle("#0072B2", "8", "DyLoRA"),
+    "qdylora": MethodStyle("#007E8F", "8", "QDyLoRA"),
+    "pissa": MethodStyle("#08306B", "s", "PiSSA"),
+    "vera": MethodStyle("#5295D0", "v", "VeRA"),
+    "ia3": MethodStyle("#557500", "*", "IA3"),
     "nola": MethodStyle("#5295D0", "H", "NOLA"),
     "bottleneck": MethodStyle("#0B664A", "h", "bottleneck"),
     "prompt": MethodStyle("#BF7CB6", "<", "prompt"),
@@ -71,8 +76,8 @@ def method_style(name: str) -> MethodStyle:
     """Return the colour, marker and label of a method, the same in every chapter.
 
     Args:
-        name: One of :func:`method_names`, or ``lora_r<rank>``: shades of LoRA's blue, darker with
-            the rank (light at 1, dark from 16 on).
+        name: One of :func:`method_names`, or ``lora_r<rank>``, ``dora_r<rank>`` and
+            ``rslora_r<rank>``: LoRA's blue is darker with the rank (light at 1, dark from 16 on).
 
     Raises:
         ValueError: If the method is unknown.
@@ -80,18 +85,29 @@ def method_style(name: str) -> MethodStyle:
     key = re.sub(r"[\s\-=]+", "_", name.strip().lower())
     if key in _METHODS:
         return _METHODS[key]
-    ranked = re.fullmatch(r"lora_r_?(\d+)", key)
-    if ranked and int(ranked[1]) >= 1:
-        return _lora_shade(int(ranked[1]))
+    ranked = re.fullmatch(r"(lora|dora|rslora)_r_?(\d+)", key)
+    if ranked and int(ranked[2]) >= 1:
+        return _ranked(ranked[1], int(ranked[2]))
     raise ValueError(
-        f"no colour for method {name!r}: known are {', '.join(_METHODS)} and lora_r<rank>"
+        f"no colour for method {name!r}: known are {', '.join(_METHODS)}, and lora_r<rank>, "
+        "dora_r<rank> and rslora_r<rank>"
     )
 
 
-def _lora_shade(rank: int) -> MethodStyle:
-    position = min(math.log2(rank) / 4, 1.0)
-    marker = _METHODS["lora"].marker
-    return MethodStyle(blend(_LORA_SHADES, position), marker, f"LoRA r={rank}")
+def is_method(name: str) -> bool:
+    """Return whether a name has a method's colour."""
+    try:
+        method_style(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _ranked(kind: str, rank: int) -> MethodStyle:
+    """Return a style with the rank in its label; for LoRA the shade grows with it."""
+    style = _METHODS[kind]
+    colour = blend(_LORA_SHADES, min(math.log2(rank) / 4, 1.0)) if kind == "lora" else style.colour
+    return MethodStyle(colour, style.marker, f"{style.label} r={rank}")
 
 
 def part_colours(parts: Sequence[str]) -> dict[str, str]:

@@ -4,7 +4,8 @@ Each function draws one figure and returns its axes. Importing the module sets t
 reader's own figures too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -18,6 +19,7 @@ from course_utils.palette import (
     MUTED,
     MethodStyle,
     heat_colour,
+    is_method,
     method_style,
     part_colours,
     text_colour_on,
@@ -39,6 +41,10 @@ _STYLE = {
 }  # fmt: skip
 plt.rcParams.update(_STYLE)
 _WIDTH = 7.2
+_NEUTRAL = tuple(
+    (MethodStyle(colour, marker, ""), dashes)
+    for colour, marker, dashes in ((INK, "o", "-"), (MUTED, "s", "--"), ("#949494", "^", ":"))
+)
 _GB = 1e9
 
 
@@ -79,18 +85,18 @@ def plot_lines(
     ax = new_axes(title, x=x, y=y, height=height)
     ax.set_xscale("log" if log_x else "linear")
     ax.set_yscale("log" if log_y else "linear")
-    ends = {}
+    ends, styles = {}, _line_styles(series)
     for name, points in series.items():
-        style, places = _style(name), sorted(points)
+        (style, dashes), places = styles[name], sorted(points)
         bands = [interval(points[place]) for place in places]
         means = [mean for mean, _, _ in bands]
-        ax.plot(places, means, color=style.colour, marker=style.marker)
+        ax.plot(places, means, color=style.colour, marker=style.marker, linestyle=dashes)
         ax.fill_between(places, [low for _, low, _ in bands], [high for _, _, high in bands],
                         color=style.colour, alpha=0.12, linewidth=0)  # fmt: skip
         for place in places:
             values = points[place]
             ax.plot([place] * len(values), values, ".", color=style.colour, alpha=0.5, markersize=4)
-        ends[style.label] = (places[-1], means[-1], style.colour)
+        ends[style.label or name] = (places[-1], means[-1], style.colour)
     places = sorted({place for points in series.values() for place in points})
     if log_x:
         _plain_ticks(ax, places)
@@ -259,10 +265,13 @@ def plot_heat(
 
 def _style(name: str) -> MethodStyle:
     """Return a method's style; what is no method is grey, so that no method's colour is lent."""
-    try:
-        return method_style(name)
-    except ValueError:
-        return MethodStyle(MUTED, "o", name)
+    return method_style(name) if is_method(name) else MethodStyle(MUTED, "o", name)
+
+
+def _line_styles(names: Iterable[str]) -> dict[str, tuple[MethodStyle, str]]:
+    """Return each line's style and dashes; lines that are no method differ in grey and dashes."""
+    neutral = cycle(_NEUTRAL)
+    return {name: (method_style(name), "-") if is_method(name) else next(neutral) for name in names}
 
 
 def _plain_ticks(ax: "Axes", places: Sequence[float]) -> None:

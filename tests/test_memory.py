@@ -49,11 +49,6 @@ from course_utils.memory import (
 from course_utils.memory.optimizers import pageable_bytes, state_bytes
 from course_utils.paths import data_dir
 
-pytestmark = pytest.mark.filterwarnings(
-    # PEFT 0.21 asks transformers for a property by the name it had before 5.23.
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-)
-
 PARTS_TOLERANCE, PEAK_TOLERANCE = 0.01, 0.05
 
 SHAPES: dict[str, PreTrainedConfig] = {

@@ -100,7 +100,8 @@ def test_unknown_methods_are_told_which_there_are():
 
 
 def test_colours_differ_between_methods_that_are_not_relatives():
-    main = [n for n in method_names() if n not in ("biases", "dylora", "qdora", "p_tuning_v2")]
+    relatives = {"biases", "dylora", "qdora", "p_tuning_v2", "rslora", "qdylora", "pissa", "vera"}
+    main = [n for n in method_names() if n not in relatives | {"ia3"}]
     assert len({method_style(name).colour for name in main}) == len(main)
 
 
@@ -185,3 +186,14 @@ def test_two_standard_errors():
     assert not can_tell_apart([1.0, 1.4, 0.6], [1.1, 1.5, 0.7])
     with pytest.raises(ValueError, match="2 seeds"):
         can_tell_apart([1.0], [2.0, 3.0])
+
+
+def test_lines_that_are_no_method_are_told_apart_without_lending_a_colour():
+    series = {name: {1: [0.1], 2: [0.2]} for name in ("NF4", "INT4", "FP4", "lora")}
+    ax = plot_lines(series, "Four lines", x="x", y="y")
+    looks = [
+        (line.get_color(), line.get_linestyle()) for line in ax.lines if len(line.get_xdata()) > 1
+    ]
+    assert len(set(looks)) == 4
+    methods = {method_style(name).colour for name in method_names()} - {"#111111"}
+    assert not methods & {colour for colour, _ in looks[:3]}

@@ -85,7 +85,7 @@ def test_a_t4_never_computes_in_bfloat16(machine):
 def test_course_model_replaces_the_model_and_nothing_else(name, model):
     plain = current_profile({"COURSE_PROFILE": name})
     changed = current_profile({"COURSE_PROFILE": name, "COURSE_MODEL": f" {model} "})
-    assert changed == replace(plain, model=model, revision=None)
+    assert changed == replace(plain, model=model, revision=None, four_bit_model=model)
     assert changed.is_embedded == (model == "embedded")
 
 
@@ -109,6 +109,21 @@ def test_every_model_of_the_hub_is_pinned_to_a_commit(name):
     else:
         assert profile.revision == PINNED_REVISIONS[profile.model]
     assert all(re.fullmatch(r"[0-9a-f]{40}", revision) for revision in PINNED_REVISIONS.values())
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_the_model_for_four_bits_replaces_the_other_and_is_pinned_too(name):
+    profile = current_profile({"COURSE_PROFILE": name})
+    large = profile.in_four_bits()
+    assert large.model == profile.four_bit_model
+    assert large.is_embedded == profile.is_embedded
+    assert large.revision == PINNED_REVISIONS.get(profile.four_bit_model)
+    assert replace(large, model=profile.model, revision=profile.revision) == profile
+
+
+def test_a_chosen_model_is_taken_in_four_bits_as_well():
+    profile = current_profile({"COURSE_PROFILE": "t4", "COURSE_MODEL": "Qwen/Qwen3-0.6B"})
+    assert profile.in_four_bits() == profile
 
 
 # Bad input

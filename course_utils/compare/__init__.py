@@ -1,7 +1,15 @@
 """Fit tasks with methods over seeds and tabulate the scores: ``python -m course_utils.compare``."""
 
 from course_utils.compare.candidates import CANDIDATES, Candidate
-from course_utils.compare.study import STUDIES, Study, best_runs, fit, load_results, run_study
+from course_utils.compare.study import (
+    STUDIES,
+    Study,
+    best_runs,
+    fit,
+    load_results,
+    run_study,
+    tune,
+)
 from course_utils.compare.tables import largest_distinct_set, markdown_table
 from course_utils.compare.tasks import TASKS, Task
 
@@ -18,4 +26,5 @@ __all__ = [
     "load_results",
     "markdown_table",
     "run_study",
+    "tune",
 ]

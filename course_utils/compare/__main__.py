@@ -6,7 +6,6 @@ from typing import Annotated
 import torch
 import typer
 
-from course_utils.compare.candidates import CANDIDATES
 from course_utils.compare.study import STUDIES, best_runs, run_study
 from course_utils.compare.tables import largest_distinct_set, markdown_table
 from course_utils.compare.tasks import Row
@@ -35,7 +34,7 @@ def main(
             typer.echo(f"\n{split}, {size or 'all'} examples")
             typer.echo(markdown_table(rows, split, n_examples=size))
     for task in study.tasks:
-        scores = {m: [r["test"] for r in best_runs(rows, task, m)] for m in CANDIDATES}
+        scores = {m: [r["test"] for r in best_runs(rows, task, m)] for m in study.methods}
         distinct = largest_distinct_set({m: v for m, v in scores.items() if len(v) > 1})
         typer.echo(f"{task}: two standard errors tell apart {', '.join(distinct)}")
 

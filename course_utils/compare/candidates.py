@@ -1,14 +1,21 @@
 """The methods that are compared, and the learning rates each is tried with."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from course_utils.methods import apply
+from course_utils.methods import Method, apply
+from course_utils.methods.dora import DoRAConfig
+from course_utils.methods.dylora import DyLoRAConfig
 from course_utils.methods.frozen import FrozenFineTuning, FullFineTuning
+from course_utils.methods.lora import LoRAConfig
+from course_utils.methods.nola import NOLAConfig
+from course_utils.quantization import quantize_model
+
+Rates = tuple[float, ...]
+RANKS = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,29 +26,34 @@ class Candidate:
         put_on: Puts the method on a freshly loaded model and returns the model to train.
         rates: Learning rates, tried on validation data.
         is_pretrained: Whether the model starts from the pretrained weights.
+        ranks: Ranks that the trained model is scored at, if one training serves several.
     """
 
     put_on: Callable[[nn.Module], nn.Module]
-    rates: tuple[float, ...]
+    rates: Rates
     is_pretrained: bool = True
+    ranks: tuple[int, ...] = ()
 
 
-def _lora(rank: int) -> Candidate:
+def _ours(
+    method: Method, rates: Rates, *, is_quantized: bool = False, **options: Any  # noqa: ANN401
+) -> Candidate:  # fmt: skip
     def put_on(model: nn.Module) -> nn.Module:
-        from peft import LoraConfig, get_peft_model
+        return apply(quantize_model(model) if is_quantized else model, method)
 
-        head = ["score"] if hasattr(model, "score") else None
-        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear",
-                            exclude_modules=head, modules_to_save=head)  # fmt: skip
-        with warnings.catch_warnings():
-            # peft 0.21 asks transformers by a name that transformers 5 has renamed.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
-            return get_peft_model(model, config)
-
-    return Candidate(put_on=put_on, rates=(1e-3, 3e-3, 1e-2))
+    return Candidate(put_on=put_on, rates=rates, **options)
 
 
-def _frozen(rates: tuple[float, ...], **options: Any) -> Candidate:  # noqa: ANN401
+def _peft(make_config: Callable[[list[str] | None], Any], rates: Rates) -> Candidate:
+    def put_on(model: nn.Module) -> nn.Module:
+        from peft import get_peft_model
+
+        return get_peft_model(model, make_config(["score"] if hasattr(model, "score") else None))
+
+    return Candidate(put_on=put_on, rates=rates)
+
+
+def _frozen(rates: Rates, **options: Any) -> Candidate:  # noqa: ANN401
     def put_on(model: nn.Module) -> nn.Module:
         # A classifier's head is new and always trains; a language model's is the embedding's twin.
         is_classifier = hasattr(model, "score")
@@ -51,18 +63,60 @@ def _frozen(rates: tuple[float, ...], **options: Any) -> Candidate:  # noqa: ANN
     return Candidate(put_on=put_on, rates=rates)
 
 
-def _full(rates: tuple[float, ...], *, is_pretrained: bool) -> Candidate:
-    return Candidate(put_on=lambda model: apply(model, FullFineTuning()), rates=rates,
-                     is_pretrained=is_pretrained)  # fmt: skip
+def _pissa(head: list[str] | None) -> Any:  # noqa: ANN401
+    from peft import LoraConfig
+
+    return LoraConfig(r=8, lora_alpha=8, target_modules="all-linear", exclude_modules=head,
+                      modules_to_save=head, init_lora_weights="pissa")  # fmt: skip
+
+
+def _vera(head: list[str] | None) -> Any:  # noqa: ANN401
+    from peft import VeraConfig
+
+    return VeraConfig(r=64, target_modules="all-linear", modules_to_save=head)
+
+
+def _ia3(head: list[str] | None) -> Any:  # noqa: ANN401
+    from peft import IA3Config
+
+    return IA3Config(target_modules=["k_proj", "v_proj", "down_proj"],
+                     feedforward_modules=["down_proj"], modules_to_save=head)  # fmt: skip
 
 
 CANDIDATES = {
-    "random_init": _full((1e-3, 3e-3), is_pretrained=False),
+    "random_init": _ours(FullFineTuning(), (1e-3, 3e-3), is_pretrained=False),
     "head": _frozen((1e-2, 3e-2), train_head=True),
     "norms": _frozen((3e-3, 1e-2), train_norms=True),
     "last_layers": _frozen((3e-4, 1e-3), last_n_layers=2),
-    "lora_r1": _lora(1),
-    "lora_r4": _lora(4),
-    "lora_r16": _lora(16),
-    "full": _full((3e-4, 1e-3), is_pretrained=True),
-}
+    **{f"lora_r{r}": _ours(LoRAConfig(rank=r, alpha=2 * r), (3e-3, 1e-2, 2e-2)) for r in RANKS},
+    **{f"dora_r{r}": _ours(DoRAConfig(rank=r, alpha=2 * r), (3e-3, 1e-2, 2e-2)) for r in RANKS},
+    "full": _ours(FullFineTuning(), (3e-4, 1e-3)),
+    # One alpha and one rate for every rank: what the scaling makes of it.
+    **{f"alpha16_r{r}": _ours(LoRAConfig(rank=r, alpha=16), (3e-3,)) for r in (4, 32, 128)},
+    **{
+        f"rslora_r{r}": _ours(LoRAConfig(rank=r, alpha=16, use_rslora=True), (3e-3,))
+        for r in (4, 32, 128)
+    },
+    **{
+        f"lora_alpha{alpha}": _ours(LoRAConfig(rank=8, alpha=alpha), (1e-3, 3e-3, 1e-2, 3e-2))
+        for alpha in (4, 16, 64)
+    },
+    **{
+        f"lora_{name}": _ours(LoRAConfig(rank=rank, alpha=2 * rank, target_modules=targets),
+                              (3e-3, 1e-2, 2e-2))
+        for name, rank, targets in (
+            ("qv", 32, ("q_proj", "v_proj")),
+            ("attention", 16, ("q_proj", "k_proj", "v_proj", "o_proj")),
+            ("mlp", 14, ("gate_proj", "up_proj", "down_proj")),
+        )
+    },
+    "dylora": _ours(DyLoRAConfig(rank=8, alpha=16), (1e-2, 2e-2), ranks=(1, 2, 4, 8)),
+    "qdylora": _ours(DyLoRAConfig(rank=8, alpha=16), (1e-2, 2e-2), is_quantized=True,
+                     ranks=(1, 2, 4, 8)),
+    "qlora": _ours(LoRAConfig(rank=8, alpha=16), (1e-2, 2e-2), is_quantized=True),
+    "qdora": _ours(DoRAConfig(rank=8, alpha=16), (1e-2, 2e-2), is_quantized=True),
+    "nola": _ours(NOLAConfig(rank=8, alpha=16, n_bases=64), (3e-2, 1e-1)),
+    "pissa": _peft(_pissa, (1e-3, 3e-3)),
+    "vera": _peft(_vera, (3e-2, 1e-1)),
+    "ia3": _peft(_ia3, (3e-2, 1e-1)),
+}  # fmt: skip

@@ -7,17 +7,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from course_utils.compare.candidates import CANDIDATES
+from course_utils.compare.candidates import CANDIDATES, RANKS
 from course_utils.compare.tasks import TASKS, Row, Task
 from course_utils.data import load_task
 from course_utils.evaluation import language_model_of, retention
 from course_utils.methods import count_parameters
+from course_utils.methods.dylora import set_rank
 from course_utils.models import build_random_model, load_base_model, load_tokenizer
 from course_utils.paths import data_dir
-from course_utils.training import TrainingConfig, train
+from course_utils.training import RunResult, TrainingConfig, train
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 N_SCORED, N_RETENTION_FACTS, N_RETENTION_TEXTS = 300, 150, 20
 
@@ -48,14 +53,71 @@ class Study:
 STUDIES = {
     study.name: study
     for study in (
-        Study(name="separation", tasks=tuple(TASKS), methods=tuple(CANDIDATES)),
+        Study(
+            name="separation", tasks=tuple(TASKS),
+            methods=("random_init", "head", "norms", "last_layers", "lora_r1", "lora_r4",
+                     "lora_r16", "full"),
+        ),
         Study(
             name="data_size", tasks=("sentiment",),
             methods=("head", "norms", "last_layers", "full"), sizes=(20, 60, 200, 600, None),
             rates_from="separation",
         ),
+        Study(
+            name="ranks", tasks=("dialect",), seeds=(0, 1, 2, 3, 4),
+            methods=(*(f"{method}_r{rank}" for rank in RANKS for method in ("lora", "dora")),
+                     "full"),
+        ),
+        Study(
+            name="ranks_of_instructions", tasks=("instructions",), seeds=(0, 1, 2, 3, 4),
+            methods=tuple(f"{m}_r{r}" for r in (1, 4, 16) for m in ("lora", "dora")),
+        ),
+        Study(
+            name="scaling", tasks=("dialect",),
+            methods=tuple(f"{m}_r{r}" for r in (4, 32, 128) for m in ("alpha16", "rslora")),
+        ),
+        Study(
+            name="targets", tasks=("dialect",),
+            methods=("lora_qv", "lora_attention", "lora_mlp", "lora_r8"),
+        ),
+        Study(
+            name="alpha", tasks=("dialect",), seeds=(0,),
+            methods=tuple(f"lora_alpha{alpha}" for alpha in (4, 16, 64)),
+        ),
+        Study(
+            name="family", tasks=("dialect",),
+            methods=("dylora", "qlora", "qdora", "qdylora", "nola", "pissa", "vera", "ia3"),
+        ),
     )
 }  # fmt: skip
+
+
+def tune(
+    model: torch.nn.Module, tokenizer: "PreTrainedTokenizerBase", task: Task,
+    learning_rate: float, *, seed: int = 0, n_examples: int | None = None,
+    precision: str = "float32", show_progress: bool = True,
+) -> RunResult:  # fmt: skip
+    """Train a model on a task as every study does, and return what the run did.
+
+    Args:
+        model: Model with a method applied, and the task's head if it has one.
+        tokenizer: Its tokenizer.
+        task: What to train on; it says for how many steps.
+        learning_rate: Peak rate.
+        seed: Seed of the choice and the order of the examples.
+        n_examples: How many of them; None for all.
+        precision: Compute type.
+        show_progress: Whether to draw a progress bar.
+    """
+    rows = load_task(task.name, "train").shuffle(seed=seed)
+    rows = rows.select(range(n_examples or len(rows)))
+    config = TrainingConfig(
+        max_steps=task.steps, learning_rate=learning_rate, batch_size=task.batch_size, seed=seed,
+        packing_length_tokens=task.packing_length_tokens, show_progress=show_progress,
+        precision=precision,
+    )  # fmt: skip
+    examples = [task.encode(tokenizer, row) for row in rows]
+    return train(model, examples, config, loss_function=task.loss_function)
 
 
 def fit(
@@ -71,19 +133,14 @@ def fit(
     torch.manual_seed(seed)
     load = load_base_model if candidate.is_pretrained else build_random_model
     model = candidate.put_on(load("embedded", num_labels=task.num_labels))
-    rows = load_task(task.name, "train").shuffle(seed=seed)
-    rows = rows.select(range(n_examples or len(rows)))
-    config = TrainingConfig(
-        max_steps=task.steps, learning_rate=learning_rate, batch_size=task.batch_size, seed=seed,
-        packing_length_tokens=task.packing_length_tokens, show_progress=False,
-    )  # fmt: skip
-    examples = [task.encode(tokenizer, row) for row in rows]
-    result = train(model, examples, config, loss_function=task.loss_function)
+    result = tune(model, tokenizer, task, learning_rate, seed=seed, n_examples=n_examples,
+                  show_progress=False)  # fmt: skip
     return {
         "task": task.name, "method": method, "learning_rate": learning_rate, "seed": seed,
         "n_examples": n_examples, "trained": count_parameters(model).trainable,
         "seconds": round(result.seconds, 1), "train_loss": result.losses[-1],
         **score_row(task, model, ("validation", *task.test_splits)),
+        **scores_by_rank(task, model, candidate.ranks),
     }  # fmt: skip
 
 
@@ -95,6 +152,13 @@ def score_row(task: Task, model: torch.nn.Module, splits: Sequence[str]) -> Row:
     kept = retention(language_model_of(model), tokenizer, n_facts=N_RETENTION_FACTS,
                      n_texts=N_RETENTION_TEXTS)  # fmt: skip
     return {**scores, "recall": kept.overall_recall, "perplexity": kept.perplexity}
+
+
+def scores_by_rank(task: Task, model: torch.nn.Module, ranks: Sequence[int]) -> Row:
+    """Return the score on ``test`` of one DyLoRA model at each of its ranks."""
+    tokenizer = load_tokenizer("embedded")
+    rows = list(load_task(task.name, "test"))[:N_SCORED]
+    return {f"test_at_rank_{r}": task.score(set_rank(model, r), tokenizer, rows) for r in ranks}
 
 
 def base_row(task: Task) -> Row:

@@ -25,7 +25,8 @@ def markdown_table(rows: Sequence[Row], split: str, *, n_examples: int | None = 
     """Return a study as a Markdown table: mean and standard deviation over seeds."""
     tasks = [name for name in TASKS if any(row["task"] == name for row in rows)]
     lines = ["| method | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
-    for method in ("base", *CANDIDATES):
+    recorded = {row["method"] for row in rows}
+    for method in ("base", *(name for name in CANDIDATES if name in recorded)):
         cells = []
         for task in tasks:
             size = None if method == "base" else n_examples

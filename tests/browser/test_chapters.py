@@ -72,3 +72,43 @@ def test_chapter_01_runs_and_its_quiz_appears(open_notebook):
     quiz = notebook.output(cell_with(chapter, "Quiz(QuestionBank")).locator(".cq")
     expect(quiz).to_contain_text("Question 1 of")
     notebook.save_picture("01_quiz")
+
+
+def test_chapter_02_runs_and_its_widget_answers(open_notebook):
+    chapter = NOTEBOOKS / "02_lora.ipynb"
+    notebook = open_notebook(chapter)
+    notebook.run_all()
+    widget = notebook.output(cell_with(chapter, "rank_explorer({"))
+    picture = widget.locator("img").first
+    before = picture.get_attribute("src")
+    notebook.save_picture("02_rank_explorer")
+    widget.locator("select").first.select_option(index=6)
+    expect(picture).not_to_have_attribute("src", before)
+    notebook.save_picture("02_rank_explorer_other_layer")
+
+
+def test_chapter_03_runs_and_its_widget_answers(open_notebook):
+    chapter = NOTEBOOKS / "03_qlora_and_nf4.ipynb"
+    notebook = open_notebook(chapter)
+    notebook.run_all()
+    widget = notebook.output(cell_with(chapter, "nf4_explorer(weights)"))
+    expect(widget.get_by_text("4.127")).to_be_visible()
+    notebook.save_picture("03_nf4_explorer")
+    widget.locator("select").first.select_option("INT2")
+    expect(widget.get_by_text("INT2 in blocks of 64")).to_be_visible()
+    notebook.save_picture("03_nf4_explorer_int2")
+
+
+def test_chapter_04_runs_and_its_widget_answers(open_notebook):
+    chapter = NOTEBOOKS / "04_dora_and_family.ipynb"
+    notebook = open_notebook(chapter)
+    notebook.run_all()
+    widget = notebook.output(cell_with(chapter, "direction_explorer()"))
+    expect(widget.get_by_text("DoRA: the length")).to_be_visible()
+    picture = widget.locator("img").first
+    before = picture.get_attribute("src")
+    handle = widget.locator(".noUi-handle").first
+    handle.focus()
+    handle.press("ArrowRight")
+    expect(picture).not_to_have_attribute("src", before)
+    notebook.save_picture("04_direction_explorer")

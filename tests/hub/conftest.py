@@ -10,7 +10,8 @@ from tests.hub.client import CLOSED_PORT, HubClient, hub_environment, running_cl
 from tests.hub.server import HubServer
 from tests.tiny_models import write_tiny_model
 
-T4_MODEL = current_profile({"COURSE_PROFILE": "t4"}).model
+T4 = current_profile({"COURSE_PROFILE": "t4"})
+T4_MODEL, FOUR_BIT_MODEL = T4.model, T4.four_bit_model
 
 
 @pytest.fixture(scope="package")
@@ -21,11 +22,12 @@ def qwen3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def hub(qwen3_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
-    """Run a Hub that has the t4 profile's model at its pinned commit, and a newer commit."""
+    """Run a Hub that has the t4 profile's models at their pinned commits, and a newer one."""
     server = HubServer()
     newer = write_tiny_model(tmp_path_factory.mktemp("models") / "newer", "qwen3", seed=2)
     server.publish(T4_MODEL, qwen3_folder, revision=PINNED_REVISIONS[T4_MODEL])
     server.publish(T4_MODEL, newer)
+    server.publish(FOUR_BIT_MODEL, qwen3_folder, revision=PINNED_REVISIONS[FOUR_BIT_MODEL])
     with server.running():
         yield server
 

@@ -1,6 +1,7 @@
 """LoRA and DoRA against PEFT: same tensors in, same numbers out; files travel both ways."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,8 @@ from course_utils.methods.dora import DoRAConfig
 from course_utils.methods.linear import adapted_layers
 from course_utils.methods.lora import LoRAConfig
 from course_utils.methods.storage import adapter_tensors
+from course_utils.models import set_activation_checkpointing
 from tests.methods.adapters import IDS, MODELS, SHAPE, build
-
-# peft 0.21 asks transformers by a name that transformers 5 has renamed.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 
 METHODS = {
     "LoRA": LoRAConfig(rank=3, alpha=5),
@@ -29,8 +28,9 @@ METHODS = {
 def build_theirs(name: str, method: LoRAConfig) -> PeftModel:
     config = LoraConfig(
         r=method.rank, lora_alpha=method.alpha, target_modules="all-linear",
-        use_rslora=method.use_rslora, use_dora=isinstance(method, DoRAConfig),
-        fan_in_fan_out=name == "gpt2", task_type="CAUSAL_LM",
+        lora_dropout=method.dropout, use_rslora=method.use_rslora,
+        use_dora=isinstance(method, DoRAConfig), fan_in_fan_out=name == "gpt2",
+        task_type="CAUSAL_LM",
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -130,3 +130,51 @@ def test_a_classifiers_head_travels_with_the_adapter(tmp_path: Path):
     theirs.save_pretrained(tmp_path / "theirs")
     again = load_adapter(classifier(), tmp_path / "theirs")
     assert torch.equal(again(IDS).logits, ours(IDS).logits)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_dropout_drops_the_same_inputs(method):
+    method = replace(method, dropout=0.3)
+    ours, theirs = same_start("llama", method)
+    outputs = []
+    for model in (ours, theirs):
+        torch.manual_seed(2)
+        outputs.append(model.train()(IDS).logits)
+    assert close(*outputs)
+    assert not torch.allclose(outputs[0], ours.eval()(IDS).logits)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_recomputed_blocks_give_the_same_gradients(method):
+    ours, _ = same_start("llama", replace(method, dropout=0.3))
+    gradients = []
+    for is_on in (False, True):
+        set_activation_checkpointing(ours, is_on)
+        ours.train().zero_grad()
+        torch.manual_seed(2)
+        ours(IDS, labels=IDS).loss.backward()
+        gradients.append([p.grad.clone() for p in ours.parameters() if p.requires_grad])
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_a_base_in_16_bits_is_adapted_as_peft_adapts_it(method):
+    ours, theirs = same_start("llama", method)
+    for model in (ours, theirs):
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.bfloat16()
+            assert parameter.requires_grad == ("lora" in name or name.endswith((".A", ".B"))
+                                               or "magnitude" in name)  # fmt: skip
+    outputs = [model.eval()(IDS).logits.float() for model in (ours, theirs)]
+    spread = outputs[1].abs().max()
+    # bfloat16 has eight bits of mantissa, and the two do not round in the same order.
+    assert (outputs[0] - outputs[1]).abs().max() < 0.03 * spread
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_autocast_computes_what_peft_computes(method):
+    ours, theirs = same_start("llama", method)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = [model.eval()(IDS).logits.float() for model in (ours, theirs)]
+    assert (outputs[0] - outputs[1]).abs().max() < 0.03 * outputs[1].abs().max()

@@ -7,7 +7,9 @@ from torch import nn
 
 from course_utils.methods.dora import DoRALinear
 from course_utils.methods.lora import LoRALinear
+from course_utils.models import load_base_model
 from course_utils.quantization import NF4Linear
+from tests.tiny_models import write_tiny_model
 
 
 class OneLayer(nn.Module):
@@ -73,3 +75,25 @@ def test_forward_gradients_and_steps(shape, bias: bool, use_dora: bool, is_doubl
             optimizer.step()
     for name, place in places.items():
         assert (getattr(ours, name) - place).norm() <= 1e-5 * place.norm(), name
+
+
+def test_a_model_loaded_in_four_bits_still_passes_gradients_after_an_evaluation(tmp_path):
+    """Unless told not to, bitsandbytes repacks weights for some processors when it evaluates."""
+    from transformers import BitsAndBytesConfig
+
+    folder = write_tiny_model(tmp_path / "llama", "llama", seed=0)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+    )
+    model = load_base_model(folder, quantization_config=config)
+    layers = [m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
+    assert layers
+    assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
+    ids = torch.arange(4, 12)[None]
+    with torch.no_grad():
+        evaluated = model(input_ids=ids).logits
+    inputs = model.get_input_embeddings()(ids).detach().requires_grad_()
+    trained = model.train()(inputs_embeds=inputs).logits
+    assert torch.allclose(evaluated, trained, atol=1e-5)
+    trained.square().sum().backward()
+    assert inputs.grad.abs().sum() > 0
