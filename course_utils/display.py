@@ -14,6 +14,7 @@ from typing import Any
 
 from IPython.display import HTML
 
+from course_utils.intervals import interval
 from course_utils.palette import heat_colour, text_colour_on
 
 _CELL = "padding:3px 12px;border-bottom:1px solid rgba(128,128,128,.35);"
@@ -114,6 +115,57 @@ def table(
     return Shown(
         markup + f"<tbody>{body}</tbody></table>", _as_text(names, cells, is_number, caption)
     )
+
+
+def with_interval(values: Sequence[float], form: str = "{:.2f}") -> str:
+    """Return the mean of repeated runs and its 95 % interval as text; of a single run the value."""
+    mean, low, high = (form.format(value) for value in interval(values))
+    return mean if len(values) == 1 else f"{mean} ({low} to {high})"
+
+
+def interval_table(
+    values: Mapping[str, Sequence[float]], what: str, *, form: str = "{:.2f}", caption: str = "",
+    **columns: Mapping[str, Any],
+) -> Shown:  # fmt: skip
+    """Show what ``plot_bars`` draws: a row for each name, its mean and 95 % interval over seeds.
+
+    Args:
+        values: Values of each name's runs.
+        what: Heading of the values.
+        form: Format of a number.
+        caption: A line above the table.
+        columns: More columns, each with a value for every name.
+    """
+    rows = [
+        {"": name, **{c: column[name] for c, column in columns.items()},
+         what: with_interval(runs, form)}
+        for name, runs in values.items()
+    ]  # fmt: skip
+    return table(rows, caption=caption)
+
+
+def series_table(
+    series: Mapping[str, Mapping[float, Sequence[float]]], x: str, *, form: str = "{:.2f}",
+    caption: str = "",
+) -> Shown:  # fmt: skip
+    """Show what ``plot_lines`` draws: a row for each x, a column for each line.
+
+    Args:
+        series: For each line, the values of its runs at each x.
+        x: Heading of the first column.
+        form: Format of a number.
+        caption: A line above the table.
+    """
+    places = sorted({place for points in series.values() for place in points})
+    return table(
+        [
+            {x: f"{place:,g}" if place < 1 else place,
+             **{n: with_interval(v[place], form) if place in v else None
+                for n, v in series.items()}}
+            for place in places
+        ],
+        caption=caption,
+    )  # fmt: skip
 
 
 def side_by_side(texts: Mapping[str, str]) -> Shown:

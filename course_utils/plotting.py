@@ -158,8 +158,9 @@ def plot_bars(
         if len(values) > 1:
             ax.errorbar(mean, row, xerr=[[mean - low], [high - mean]], color=MUTED, capsize=3)
             ax.plot(values, [row] * len(values), ".", color=MUTED, markersize=5)
-        ax.annotate(form.format(mean), (max(high, mean, *values), row), xytext=(6, 0),
-                    textcoords="offset points", va="center")  # fmt: skip
+        end, side = (min(low, *values), -1) if mean < 0 else (max(high, *values), 1)
+        ax.annotate(form.format(mean), (end, row), xytext=(6 * side, 0), va="center",
+                    textcoords="offset points", ha="left" if side > 0 else "right")  # fmt: skip
     ax.set_yticks(range(len(bars)), [_style(name).label for name in bars], color=INK)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
@@ -277,7 +278,7 @@ def _line_styles(names: Iterable[str]) -> dict[str, tuple[MethodStyle, str]]:
 def _plain_ticks(ax: "Axes", places: Sequence[float]) -> None:
     ax.set_xticks(places, minor=False)
     ax.minorticks_off()
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v >= 1 else f"{v:.4g}"))
 
 
 def _label_ends(ax: "Axes", ends: Mapping[str, tuple[float, float, str]]) -> None:

@@ -5,7 +5,15 @@ import re
 import pytest
 from IPython.core.formatters import DisplayFormatter
 
-from course_utils.display import coloured_tokens, show_source, side_by_side, table
+from course_utils.display import (
+    coloured_tokens,
+    interval_table,
+    series_table,
+    show_source,
+    side_by_side,
+    table,
+    with_interval,
+)
 from course_utils.methods import frozen
 from course_utils.methods.frozen import FrozenFineTuning
 
@@ -92,3 +100,25 @@ def test_a_body_that_is_only_a_docstring_keeps_it():
 
 class OnlyADocstring(Exception):  # noqa: N818
     """All there is."""
+
+
+def test_repeated_runs_are_shown_with_their_interval_and_single_ones_without():
+    assert with_interval([0.5]) == "0.50"
+    assert with_interval([1.0, 2.0, 3.0]) == "2.00 (-0.48 to 4.48)"
+
+
+def test_a_table_of_bars_has_a_row_a_name_and_the_columns_asked_for():
+    shown = repr(interval_table({"a": [1.0], "b": [2.0, 2.0]}, "score", size={"a": 10, "b": 20}))
+    lines = shown.splitlines()
+    assert lines[0].split() == ["size", "score"]
+    assert lines[1].split() == ["a", "10", "1.00"]
+    assert lines[2].split() == ["b", "20", "2.00", "(2.00", "to", "2.00)"]
+
+
+def test_a_table_of_lines_has_a_row_a_place_and_gaps_where_nothing_was_run():
+    lines = repr(series_table({"a": {1: [1.0], 4: [2.0]}, "b": {4: [3.0]}}, "rank")).splitlines()
+    assert [line.split() for line in lines] == [
+        ["rank", "a", "b"],
+        ["1", "1.00"],
+        ["4", "2.00", "3.00"],
+    ]

@@ -110,8 +110,8 @@ CANDIDATES = {
             ("mlp", 14, ("gate_proj", "up_proj", "down_proj")),
         )
     },
-    "dylora": _ours(DyLoRAConfig(rank=8, alpha=16), (1e-2, 2e-2), ranks=(1, 2, 4, 8)),
-    "qdylora": _ours(DyLoRAConfig(rank=8, alpha=16), (1e-2, 2e-2), is_quantized=True,
+    "dylora": _ours(DyLoRAConfig(rank=8, alpha=4), (3e-3, 1e-2), ranks=(1, 2, 4, 8)),
+    "qdylora": _ours(DyLoRAConfig(rank=8, alpha=4), (3e-3, 1e-2), is_quantized=True,
                      ranks=(1, 2, 4, 8)),
     "qlora": _ours(LoRAConfig(rank=8, alpha=16), (1e-2, 2e-2), is_quantized=True),
     "qdora": _ours(DoRAConfig(rank=8, alpha=16), (1e-2, 2e-2), is_quantized=True),

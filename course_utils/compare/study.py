@@ -69,10 +69,6 @@ STUDIES = {
                      "full"),
         ),
         Study(
-            name="ranks_of_instructions", tasks=("instructions",), seeds=(0, 1, 2, 3, 4),
-            methods=tuple(f"{m}_r{r}" for r in (1, 4, 16) for m in ("lora", "dora")),
-        ),
-        Study(
             name="scaling", tasks=("dialect",),
             methods=tuple(f"{m}_r{r}" for r in (4, 32, 128) for m in ("alpha16", "rslora")),
         ),

@@ -15,7 +15,7 @@ from course_utils.compare import (
 from course_utils.intervals import can_tell_apart
 from course_utils.paths import data_dir
 
-DYLORA_MARGIN = 0.5
+DYLORA_MARGIN = 1.0
 ROWS, METHODS = load_results("separation"), STUDIES["separation"].methods
 
 
