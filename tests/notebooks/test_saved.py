@@ -71,6 +71,6 @@ def test_the_pictures_in_readme_are_those_of_the_notebooks():
     pictures: dict[str, bytes] = {}
     for path in sorted(notebooks_dir().glob("[0-9][0-9]_*.ipynb")):
         pictures |= tagged_pictures(read_notebook(path))
-    assert len(shown) == 2
+    assert len(shown) == 4
     for name in shown:
         assert (root / "docs" / f"{name}.png").read_bytes() == pictures[name]
