@@ -22,12 +22,17 @@ def cell_with(chapter: Path, source: str) -> int:
 
 
 def test_chapter_00_runs_and_its_widgets_answer(open_notebook):
-    chapter = NOTEBOOKS / "00_start_here.ipynb"
-    notebook = open_notebook(chapter)
-    notebook.run_all()
+    notebook, chapter = run_chapter(open_notebook, "00_start_here")
     next_token_explorer_appends_what_is_clicked(notebook, chapter)
     will_it_fit_follows_the_card(notebook, chapter)
     the_quiz_tells_right_from_wrong(notebook, chapter)
+
+
+def run_chapter(open_notebook, name: str) -> tuple[NotebookPage, Path]:
+    chapter = NOTEBOOKS / f"{name}.ipynb"
+    notebook = open_notebook(chapter)
+    notebook.run_all()
+    return notebook, chapter
 
 
 def next_token_explorer_appends_what_is_clicked(notebook: NotebookPage, chapter: Path) -> None:
@@ -66,18 +71,14 @@ def the_quiz_tells_right_from_wrong(notebook: NotebookPage, chapter: Path) -> No
 
 
 def test_chapter_01_runs_and_its_quiz_appears(open_notebook):
-    chapter = NOTEBOOKS / "01_full_and_frozen.ipynb"
-    notebook = open_notebook(chapter)
-    notebook.run_all()
+    notebook, chapter = run_chapter(open_notebook, "01_full_and_frozen")
     quiz = notebook.output(cell_with(chapter, "Quiz(QuestionBank")).locator(".cq")
     expect(quiz).to_contain_text("Question 1 of")
     notebook.save_picture("01_quiz")
 
 
 def test_chapter_02_runs_and_its_widget_answers(open_notebook):
-    chapter = NOTEBOOKS / "02_lora.ipynb"
-    notebook = open_notebook(chapter)
-    notebook.run_all()
+    notebook, chapter = run_chapter(open_notebook, "02_lora")
     widget = notebook.output(cell_with(chapter, "rank_explorer({"))
     picture = widget.locator("img").first
     before = picture.get_attribute("src")
@@ -88,9 +89,7 @@ def test_chapter_02_runs_and_its_widget_answers(open_notebook):
 
 
 def test_chapter_03_runs_and_its_widget_answers(open_notebook):
-    chapter = NOTEBOOKS / "03_qlora_and_nf4.ipynb"
-    notebook = open_notebook(chapter)
-    notebook.run_all()
+    notebook, chapter = run_chapter(open_notebook, "03_qlora_and_nf4")
     widget = notebook.output(cell_with(chapter, "nf4_explorer(weights)"))
     expect(widget.get_by_text("4.127")).to_be_visible()
     notebook.save_picture("03_nf4_explorer")
@@ -100,9 +99,7 @@ def test_chapter_03_runs_and_its_widget_answers(open_notebook):
 
 
 def test_chapter_04_runs_and_its_widget_answers(open_notebook):
-    chapter = NOTEBOOKS / "04_dora_and_family.ipynb"
-    notebook = open_notebook(chapter)
-    notebook.run_all()
+    notebook, chapter = run_chapter(open_notebook, "04_dora_and_family")
     widget = notebook.output(cell_with(chapter, "direction_explorer()"))
     expect(widget.get_by_text("DoRA: the length")).to_be_visible()
     picture = widget.locator("img").first

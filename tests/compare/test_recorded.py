@@ -88,14 +88,10 @@ def test_one_dylora_training_serves_every_rank_nearly_as_well_as_its_own_lora(me
 
 
 def test_nola_stores_less_than_rank_1_and_learns():
-    nola, smallest = (
-        of_study("family", "nola", "trained")[0],
-        of_study("ranks", "lora_r1", "trained"),
-    )
-    assert nola < smallest[0] / 4
+    smallest, *_ = of_study("ranks", "lora_r1", "trained")
+    assert max(of_study("family", "nola", "trained")) < smallest / 4
     assert fmean(of_study("family", "nola")) > scores("dialect", "base")[0] + 2
 
 
 def test_four_bits_cost_less_than_halving_the_rank():
-    full, four = fmean(of_study("ranks", "lora_r8")), fmean(of_study("family", "qlora"))
-    assert full - four < full - fmean(of_study("ranks", "lora_r4"))
+    assert fmean(of_study("family", "qlora")) > fmean(of_study("ranks", "lora_r4"))
