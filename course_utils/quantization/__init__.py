@@ -5,8 +5,10 @@ from course_utils.quantization.blockwise import (
     QuantizedScales,
     QuantizedTensor,
     dequantize_blockwise,
+    quantization_error,
     quantize_blockwise,
     quantize_scales,
+    relative_error,
 )
 from course_utils.quantization.codebooks import (
     dynamic_codebook,
@@ -29,7 +31,9 @@ __all__ = [
     "integer_codebook",
     "nf4_codebook",
     "output_error",
+    "quantization_error",
     "quantize_blockwise",
     "quantize_model",
     "quantize_scales",
+    "relative_error",
 ]

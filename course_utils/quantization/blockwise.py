@@ -136,6 +136,34 @@ def dequantize_blockwise(quantized: QuantizedTensor) -> Tensor:
     return blocks.flatten()[:n].reshape(quantized.shape).to(quantized.dtype)
 
 
+def relative_error(weight: Tensor, restored: Tensor) -> float:
+    """Return the mean squared error of restored weights over the mean square of the weights.
+
+    Raises:
+        ValueError: If the weights are all zeros.
+    """
+    weight, restored = weight.detach().double(), restored.detach().double()
+    size = weight.square().sum()
+    if not size:
+        raise ValueError("the weights are all zeros: an error relative to them is undefined")
+    return ((restored - weight).square().sum() / size).item()
+
+
+def quantization_error(weight: Tensor, codebook: Tensor, block_size: int) -> float:
+    """Return the relative mean squared error that blockwise quantisation makes.
+
+    Args:
+        weight: Weights of any shape, not all of them zeros.
+        codebook: Levels in -1..1.
+        block_size: Weights that share a scale.
+
+    Raises:
+        ValueError: If the weights are all zeros, or as ``quantize_blockwise`` does.
+    """
+    quantized = quantize_blockwise(weight, codebook, block_size)
+    return relative_error(weight, dequantize_blockwise(quantized))
+
+
 def quantize_scales(quantized: QuantizedTensor) -> QuantizedTensor:
     """Quantise the scales as well: 8 bits for 32, and one float for 256 of them.
 

@@ -16,8 +16,6 @@ from course_utils.widgets.nf4_explorer import (
     divide_by_absmax,
     make_outliers,
     nf4_explorer,
-    quantization_error,
-    relative_error,
 )
 from course_utils.widgets.rank_explorer import RankExplorer, rank_explorer, ranks_up_to, rebuild
 from course_utils.widgets.will_it_fit import WillItFit, verdict, will_it_fit
@@ -37,11 +35,9 @@ __all__ = [
     "next_token_explorer",
     "next_tokens",
     "nf4_explorer",
-    "quantization_error",
     "rank_explorer",
     "ranks_up_to",
     "rebuild",
-    "relative_error",
     "set_magnitude",
     "verdict",
     "will_it_fit",

@@ -13,8 +13,10 @@ from course_utils.quantization import (
     fp4_codebook,
     integer_codebook,
     nf4_codebook,
+    quantization_error,
     quantize_blockwise,
     quantize_scales,
+    relative_error,
 )
 from course_utils.widgets.base import Explorer
 
@@ -28,34 +30,6 @@ CODEBOOKS = {
 BLOCK_SIZES = [2**k for k in range(4, 11)]
 MOST_WEIGHTS = 2**16
 OUTLIER_FACTOR = 20
-
-
-def relative_error(weight: Tensor, restored: Tensor) -> float:
-    """Return the mean squared error of restored weights over the mean square of the weights.
-
-    Raises:
-        ValueError: If the weights are all zeros.
-    """
-    weight, restored = weight.detach().double(), restored.detach().double()
-    size = weight.square().sum()
-    if not size:
-        raise ValueError("the weights are all zeros: an error relative to them is undefined")
-    return ((restored - weight).square().sum() / size).item()
-
-
-def quantization_error(weight: Tensor, codebook: Tensor, block_size: int) -> float:
-    """Return the relative mean squared error that blockwise quantisation makes.
-
-    Args:
-        weight: Weights of any shape, not all of them zeros.
-        codebook: Levels in -1..1.
-        block_size: Weights that share a scale.
-
-    Raises:
-        ValueError: If the weights are all zeros, or as ``quantize_blockwise`` does.
-    """
-    quantized = quantize_blockwise(weight, codebook, block_size)
-    return relative_error(weight, dequantize_blockwise(quantized))
 
 
 def make_outliers(weight: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from course_utils.quantization import (
     fp4_codebook,
     integer_codebook,
     nf4_codebook,
+    quantization_error,
     quantize_blockwise,
     quantize_model,
     quantize_scales,
@@ -18,11 +19,6 @@ from course_utils.quantization.blockwise import nearest, pack, unpack
 CODEBOOKS = {"nf4": nf4_codebook(), "fp4": fp4_codebook()} | {
     f"int{n}": integer_codebook(n) for n in (2, 3, 4, 8)
 }
-
-
-def relative_error(weight: torch.Tensor, codebook: torch.Tensor, block_size: int = 64) -> float:
-    restored = dequantize_blockwise(quantize_blockwise(weight, codebook, block_size))
-    return ((restored - weight).square().mean() / weight.square().mean()).item()
 
 
 def test_nf4_has_a_zero_both_ends_and_a_normals_quantiles():
@@ -78,11 +74,11 @@ def test_zeros_and_levels_are_kept_exactly():
 def test_errors_rank_as_the_papers_say_on_normal_weights():
     torch.manual_seed(0)
     weight = torch.randn(512, 512)
-    errors = {name: relative_error(weight, codebook) for name, codebook in CODEBOOKS.items()}
+    errors = {n: quantization_error(weight, levels, 64) for n, levels in CODEBOOKS.items()}
     order = ["int8", "nf4", "int4", "fp4", "int3", "int2"]
     assert sorted(errors, key=errors.get) == order
     assert 0.008 < errors["nf4"] < 0.009
-    larger = [relative_error(weight, nf4_codebook(), size) for size in (32, 64, 256, 1024)]
+    larger = [quantization_error(weight, nf4_codebook(), size) for size in (32, 64, 256, 1024)]
     assert larger == sorted(larger)
 
 

@@ -6,14 +6,14 @@ from course_utils.quantization import (
     fp4_codebook,
     integer_codebook,
     nf4_codebook,
+    quantization_error,
     quantize_blockwise,
+    relative_error,
 )
 from course_utils.widgets import (
     divide_by_absmax,
     make_outliers,
     nf4_explorer,
-    quantization_error,
-    relative_error,
 )
 
 WEIGHT = 0.02 * torch.randn(128, 64, generator=torch.Generator().manual_seed(0))
