@@ -8,11 +8,12 @@ import pytest
 from course_utils.data import load_task, read_jsonl, split_names, task_names
 from course_utils.paths import data_dir
 from course_utils.world.country import build_country, lexicon
+from course_utils.world.judge import Judgement
 from course_utils.world.tasks import build_task
 from course_utils.world.tasks import task_names as buildable_names
 from course_utils.world.tasks.dialect import skerrish
 from course_utils.world.tasks.instructions import NOISE_SHARE, type_names
-from course_utils.world.tasks.preferences import MIN_MARGIN, score
+from course_utils.world.tasks.preferences import MIN_MARGIN
 
 TASKS = data_dir() / "tasks"
 SAME_ROWS = {("train", "train_noisy")}
@@ -24,6 +25,7 @@ def identity(task: str, row: dict) -> str:
     keys = {
         "instructions": ("instruction", "input"),
         "preferences": ("prompt", "chosen", "rejected"),
+        "questions": ("fact",),
     }
     names = keys.get(task, ("text",) if "text" in row else ("prompt",))
     return "\n".join(row[name] for name in names)
@@ -161,8 +163,9 @@ def test_preferences_prefer_the_higher_score():
     for split in split_names("preferences"):
         for row in load_task("preferences", split):
             for side in ("chosen", "rejected"):
-                parts = (row[f"{side}_{part}"] for part in ("politeness", "truth", "fillers"))
-                assert row[f"{side}_score"] == score(*parts)
+                names = ("politeness", "truth", "fillers")
+                parts = {name: row[f"{side}_{name}"] for name in names}
+                assert row[f"{side}_score"] == Judgement(**parts).score
             assert row["margin"] == row["chosen_score"] - row["rejected_score"] >= MIN_MARGIN
 
 

@@ -9,6 +9,7 @@ from course_utils.world.tasks import (
     instructions,
     new_facts,
     preferences,
+    questions,
     retention,
     sentiment,
     topics,
@@ -23,6 +24,7 @@ _BUILDERS: dict[str, Callable[[int], Rows]] = {
     "dialect": dialect.build,
     "instructions": instructions.build,
     "preferences": preferences.build,
+    "questions": questions.build,
     "retention": retention.build,
 }
 

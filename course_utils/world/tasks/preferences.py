@@ -1,10 +1,11 @@
 """Preferences: two answers to a question, and which is better by a score that is kept.
 
-score = politeness + truth - 0.5 fillers, with politeness 0..3, truth 0 wrong, 1 evasive, 2 right.
-Rude (0) and polite answers (2, and 3 with two compliments) are framed alike: a word of praise or of
-blame decides, and those of the tests do not occur in training. Most wrong answers answer another
-question; the rest name a wrong person or thing. Polite answers are longer and fillers few, so
-length happens to go with quality in training; in ``test_longer_is_worse`` it goes against it.
+The score is the judge's (``course_utils.world.judge``): politeness + truth - 0.5 fillers, with
+politeness 0..3 and truth 0 wrong, 1 evasive, 2 right. Rude (0) and polite answers (2, and 3 with
+two compliments) are framed alike: a word of praise or of blame decides, and those of the tests do
+not occur in training. Most wrong answers answer another question; the rest name a wrong person or
+thing. Polite answers are longer and fillers few, so length happens to go with quality in training;
+in ``test_longer_is_worse`` it goes against it.
 """
 
 from dataclasses import replace
@@ -12,6 +13,7 @@ from random import Random
 
 from course_utils.world.country import Fact, build_country, lexicon
 from course_utils.world.grammar import pick_some
+from course_utils.world.judge import Judgement
 from course_utils.world.narrator import Narrator, short_answer
 from course_utils.world.wordings import part_of
 
@@ -22,7 +24,6 @@ SIZES = {
     "test_unseen": 600,
     "test_longer_is_worse": 400,
 }
-FILLER_COST = 0.5
 MIN_MARGIN = 0.5
 BESIDE_THE_POINT = 0.6
 _FILLERS = {"test_longer_is_worse": (0, 1, 2, 3)}
@@ -33,11 +34,6 @@ def build(seed: int) -> dict[str, list[dict]]:
     """Return prompts with a chosen and a rejected answer, their grades and their scores."""
     seen: set[tuple[str, str, str]] = set()
     return {split: _rows(split, size, seed, seen) for split, size in SIZES.items()}
-
-
-def score(politeness: int, truth: int, fillers: int) -> float:
-    """Return the true score of an answer."""
-    return politeness + truth - FILLER_COST * fillers
 
 
 def _rows(split: str, size: int, seed: int, seen: set[tuple[str, str, str]]) -> list[dict]:
@@ -83,8 +79,9 @@ def _answer(narrator: Narrator, fact: Fact, split: str) -> dict:
         core = narrator.state(told) if is_whole else short_answer(told)
     padding = pick_some(narrator.rng, words["fillers"], fillers)
     text = _framed(narrator, " ".join([core, *padding]), politeness, split)
+    grade = Judgement(politeness=politeness, truth=truth, fillers=fillers)
     return {"text": text, "politeness": politeness, "truth": truth, "fillers": fillers,
-            "score": score(politeness, truth, fillers)}  # fmt: skip
+            "score": grade.score}  # fmt: skip
 
 
 def _framed(narrator: Narrator, answer: str, politeness: int, split: str) -> str:
