@@ -50,6 +50,12 @@ _METHODS = {
     "prefix": MethodStyle("#661249", ">", "prefix"),
     "p_tuning": MethodStyle("#9B63EB", "*", "P-tuning"),
     "p_tuning_v2": MethodStyle("#661249", "1", "P-tuning v2"),
+    "ppo": MethodStyle("#E86250", "o", "PPO, ours"),
+    "trl_ppo": MethodStyle("#111111", "X", "PPO, TRL"),
+    "rloo": MethodStyle("#0072B2", "s", "RLOO"),
+    "grpo": MethodStyle("#0B664A", "^", "GRPO"),
+    "dpo": MethodStyle("#9B63EB", "D", "DPO"),
+    "best_of_n": MethodStyle("#808080", "v", "best of n"),
 }
 
 _LORA_SHADES = ("#5295D0", "#0072B2", "#08306B")

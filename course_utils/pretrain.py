@@ -33,10 +33,10 @@ PAD, BEGIN = "<|pad|>", "<|begin|>"
 _SPECIAL = (PAD, BEGIN, END, USER, ASSISTANT)
 _CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
-    "{% if message['role'] == 'user' %}{{ '<|user|>' }}"
+    "{% if message['role'] == 'user' %}{{ '<|user|>' + message['content'] + eos_token }}"
     "{% elif message['role'] == 'assistant' %}{{ '<|assistant|>' }}"
-    "{% else %}{{ raise_exception('roles are user and assistant') }}{% endif %}"
     "{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}"
+    "{% else %}{{ raise_exception('roles are user and assistant') }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 logger = logging.getLogger("course_utils.pretrain")

@@ -25,7 +25,7 @@ LAYERS = (
     ("quantization",),
     ("methods",),
     ("hub", "data", "models"),
-    ("checkpoints", "training"),
+    ("checkpoints", "training", "generation"),
     ("rlhf",),
     ("compare", "evaluation", "intervals"),
     ("palette", "markup", "checked_yaml", "widgets", "plotting", "display"),

@@ -49,6 +49,15 @@ def test_the_chat_format_marks_turns_and_ends(tokenizer):
         tokenizer.apply_chat_template([{"role": "critic", "content": "x"}], tokenize=False)
 
 
+def test_only_the_answer_and_its_end_belong_to_the_assistant(tokenizer):
+    turns = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Good day."}]
+    marked = tokenizer.apply_chat_template(
+        turns, return_dict=True, return_assistant_tokens_mask=True
+    )
+    pairs = zip(marked["input_ids"], marked["assistant_masks"], strict=True)
+    assert tokenizer.decode([i for i, is_answer in pairs if is_answer]) == "Good day.<|end|>"
+
+
 def test_tokens_are_stored_once_and_read_back(tokenizer, tmp_path: Path):
     store = write_tokens(SMALL, tokenizer, tmp_path)
     assert isinstance(store, TokenStore)

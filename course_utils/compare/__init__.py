@@ -1,5 +1,6 @@
 """Fit tasks with methods over seeds and tabulate the scores: ``python -m course_utils.compare``."""
 
+from course_utils.compare.alignment_tasks import ALIGNMENT_TASKS
 from course_utils.compare.candidates import CANDIDATES, Candidate
 from course_utils.compare.study import (
     STUDIES,
@@ -14,6 +15,7 @@ from course_utils.compare.tables import largest_distinct_set, markdown_table
 from course_utils.compare.tasks import TASKS, Task
 
 __all__ = [
+    "ALIGNMENT_TASKS",
     "CANDIDATES",
     "STUDIES",
     "TASKS",

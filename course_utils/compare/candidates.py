@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -13,6 +14,7 @@ from course_utils.methods.frozen import FrozenFineTuning, FullFineTuning
 from course_utils.methods.lora import LoRAConfig
 from course_utils.methods.nola import NOLAConfig
 from course_utils.quantization import quantize_model
+from course_utils.rlhf.assistant import ASSISTANT, REWARD, load_assistant
 
 Rates = tuple[float, ...]
 RANKS = (1, 2, 4, 8, 16)
@@ -61,6 +63,27 @@ def _frozen(rates: Rates, **options: Any) -> Candidate:  # noqa: ANN401
         return apply(model, FrozenFineTuning(**config))
 
     return Candidate(put_on=put_on, rates=rates)
+
+
+def _reward_on_assistant(put_on: Callable[[nn.Module], nn.Module]) -> Candidate:
+    """Start from the assistant's trunk in place of the base model's."""
+
+    def on_assistant(model: nn.Module) -> nn.Module:
+        weights = load_assistant().base_model.state_dict()
+        model.base_model.load_state_dict(weights)
+        return put_on(model)
+
+    return Candidate(put_on=on_assistant, rates=(3e-3,))
+
+
+def _lora_of_peft(rank: int, alpha: int) -> Callable[[list[str] | None], Any]:
+    def make(head: list[str] | None) -> Any:  # noqa: ANN401
+        from peft import LoraConfig
+
+        return LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear",
+                          exclude_modules=head, modules_to_save=head)  # fmt: skip
+
+    return make
 
 
 def _pissa(head: list[str] | None) -> Any:  # noqa: ANN401
@@ -119,4 +142,8 @@ CANDIDATES = {
     "pissa": _peft(_pissa, (1e-3, 3e-3)),
     "vera": _peft(_vera, (3e-2, 1e-1)),
     "ia3": _peft(_ia3, (3e-2, 1e-1)),
+    "assistant_lora": _ours(ASSISTANT, (3e-3,)),
+    "assistant_peft": _peft(_lora_of_peft(16, 32), (3e-3,)),
+    "reward_lora": _reward_on_assistant(partial(apply, method=REWARD)),
+    "reward_peft": _reward_on_assistant(_peft(_lora_of_peft(8, 16), ()).put_on),
 }  # fmt: skip

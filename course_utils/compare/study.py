@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from course_utils.compare.alignment_tasks import ALIGNMENT_TASKS
 from course_utils.compare.candidates import CANDIDATES, RANKS
 from course_utils.compare.tasks import TASKS, Row, Task
-from course_utils.data import load_task
 from course_utils.evaluation import language_model_of, retention
 from course_utils.methods import count_parameters
 from course_utils.methods.dylora import set_rank
 from course_utils.models import build_random_model, load_base_model, load_tokenizer
 from course_utils.paths import data_dir
-from course_utils.training import RunResult, TrainingConfig, train
+from course_utils.training import RunResult, TrainingConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+ALL_TASKS = TASKS | ALIGNMENT_TASKS
 N_SCORED, N_RETENTION_FACTS, N_RETENTION_TEXTS = 300, 150, 20
 
 
@@ -84,6 +85,33 @@ STUDIES = {
             name="family", tasks=("dialect",),
             methods=("dylora", "qlora", "qdora", "qdylora", "nola", "pissa", "vera", "ia3"),
         ),
+        Study(
+            name="instruction_data", tasks=("following",), methods=("assistant_lora",),
+            sizes=(50, 500, 5000),
+        ),
+        Study(
+            name="instruction_noise", tasks=("following_noisy",), methods=("assistant_lora",),
+            sizes=(500, 5000),
+        ),
+        Study(
+            name="instruction_loss", tasks=("following_all",), methods=("assistant_lora",),
+            sizes=(5000,),
+        ),
+        Study(
+            name="instruction_trl", tasks=("following_trl",), methods=("assistant_peft",),
+            sizes=(5000,),
+        ),
+        Study(
+            name="reward_data", tasks=("rewards",), methods=("reward_lora",),
+            sizes=(50, 200, 1000, None),
+        ),
+        Study(
+            name="reward_noise", tasks=tuple(f"rewards_noise{p}" for p in (20, 40)),
+            methods=("reward_lora",),
+        ),
+        Study(
+            name="reward_trl", tasks=("rewards_trl",), methods=("reward_peft",),
+        ),
     )
 }  # fmt: skip
 
@@ -105,7 +133,7 @@ def tune(
         precision: Compute type.
         show_progress: Whether to draw a progress bar.
     """
-    rows = load_task(task.name, "train").shuffle(seed=seed)
+    rows = task.load(task.train_split).shuffle(seed=seed)
     rows = rows.select(range(n_examples or len(rows)))
     config = TrainingConfig(
         max_steps=task.steps, learning_rate=learning_rate, batch_size=task.batch_size, seed=seed,
@@ -113,7 +141,7 @@ def tune(
         precision=precision,
     )  # fmt: skip
     examples = [task.encode(tokenizer, row) for row in rows]
-    return train(model, examples, config, loss_function=task.loss_function)
+    return task.trainer(model, examples, config, loss_function=task.loss_function)
 
 
 def fit(
@@ -137,13 +165,14 @@ def fit(
         "seconds": round(result.seconds, 1), "train_loss": result.losses[-1],
         **score_row(task, model, ("validation", *task.test_splits)),
         **scores_by_rank(task, model, candidate.ranks),
+        **(task.details(model, tokenizer) if task.details else {}),
     }  # fmt: skip
 
 
 def score_row(task: Task, model: torch.nn.Module, splits: Sequence[str]) -> Row:
     """Return a model's score on each split and what it retains of the country."""
     tokenizer = load_tokenizer("embedded")
-    rows = {split: list(load_task(task.name, split))[:N_SCORED] for split in splits}
+    rows = {split: list(task.load(split))[:N_SCORED] for split in splits}
     scores = {split: task.score(model, tokenizer, some) for split, some in rows.items()}
     kept = retention(language_model_of(model), tokenizer, n_facts=N_RETENTION_FACTS,
                      n_texts=N_RETENTION_TEXTS)  # fmt: skip
@@ -153,7 +182,7 @@ def score_row(task: Task, model: torch.nn.Module, splits: Sequence[str]) -> Row:
 def scores_by_rank(task: Task, model: torch.nn.Module, ranks: Sequence[int]) -> Row:
     """Return the score on ``test`` of one DyLoRA model at each of its ranks."""
     tokenizer = load_tokenizer("embedded")
-    rows = list(load_task(task.name, "test"))[:N_SCORED]
+    rows = list(task.load("test"))[:N_SCORED]
     return {f"test_at_rank_{r}": task.score(set_rank(model, r), tokenizer, rows) for r in ranks}
 
 
@@ -196,7 +225,7 @@ def run_study(study: Study, on_run: Callable[[Row], None] | None = None) -> list
     path = results_path(study.name)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_header(study)) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(header(study.name, study.seeds)) + "\n", encoding="utf-8")
     rows = load_results(study.name)
     others = load_results(study.rates_from) if study.rates_from else []
 
@@ -208,9 +237,9 @@ def run_study(study: Study, on_run: Callable[[Row], None] | None = None) -> list
         if elsewhere := [r for r in others if _key(r) == key]:
             row = elsewhere[0]
         elif method == "base":
-            row = base_row(TASKS[task])
+            row = base_row(ALL_TASKS[task])
         else:
-            row = fit(TASKS[task], method, rate, seed, n_examples=size)
+            row = fit(ALL_TASKS[task], method, rate, seed, n_examples=size)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         rows.append(row)
@@ -256,11 +285,12 @@ def _key(row: Row) -> tuple:
     return tuple(row[name] for name in names)
 
 
-def _header(study: Study) -> Row:
-    packages = ("torch", "transformers", "peft", "accelerate")
+def header(name: str, seeds: Sequence[int], *, command: str = "") -> Row:
+    """Return the first line of a study's file: how it was made."""
+    packages = ("torch", "transformers", "peft", "accelerate", "trl")
     return {
-        "study": study.name, "command": f"python -m course_utils.compare {study.name}",
-        "seeds": study.seeds, "date": datetime.now(UTC).date().isoformat(),
+        "study": name, "command": command or f"python -m course_utils.compare {name}",
+        "seeds": seeds, "date": datetime.now(UTC).date().isoformat(),
         "versions": {name: version(name) for name in packages}, "machine": platform.machine(),
         "threads": torch.get_num_threads(),
     }  # fmt: skip

@@ -5,8 +5,8 @@ from itertools import combinations
 from statistics import fmean, stdev
 
 from course_utils.compare.candidates import CANDIDATES
-from course_utils.compare.study import best_runs
-from course_utils.compare.tasks import TASKS, Row
+from course_utils.compare.study import ALL_TASKS, best_runs
+from course_utils.compare.tasks import Row
 from course_utils.intervals import can_tell_apart
 
 
@@ -23,7 +23,7 @@ def largest_distinct_set(scores: dict[str, list[float]]) -> list[str]:
 
 def markdown_table(rows: Sequence[Row], split: str, *, n_examples: int | None = None) -> str:
     """Return a study as a Markdown table: mean and standard deviation over seeds."""
-    tasks = [name for name in TASKS if any(row["task"] == name for row in rows)]
+    tasks = [name for name in ALL_TASKS if any(row["task"] == name for row in rows)]
     lines = ["| method | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
     recorded = {row["method"] for row in rows}
     for method in ("base", *(name for name in CANDIDATES if name in recorded)):

@@ -3,16 +3,27 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from course_utils.data import encode_answer, encode_label, encode_text, pad_examples
+from course_utils.data import (
+    chat_prompt,
+    encode_instruction,
+    encode_label,
+    encode_text,
+    join_pair,
+    load_task,
+    pad_examples,
+    pair_scores,
+)
 from course_utils.evaluation import accuracy, greedy_matches, perplexity
+from course_utils.training import RunResult, train
 from course_utils.training.loop import LossFunction
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Row = dict[str, Any]
@@ -33,6 +44,10 @@ class Task:
         num_labels: Outputs of the classification head; None for a language model.
         packing_length_tokens: Length of packed rows; None pads.
         loss_function: Loss where it is not the model's own.
+        task_set: Task set that the rows come from; ``name`` by default.
+        train_split: Its split that is trained on.
+        trainer: What trains, in place of ``course_utils.training.train``.
+        details: What else is recorded of a trained model.
     """
 
     name: str
@@ -45,6 +60,14 @@ class Task:
     num_labels: int | None = None
     packing_length_tokens: int | None = None
     loss_function: LossFunction | None = None
+    task_set: str = ""
+    train_split: str = "train"
+    trainer: Callable[..., RunResult] = train
+    details: Callable[["PreTrainedModel", "PreTrainedTokenizerBase"], Row] | None = None
+
+    def load(self, split: str) -> "Dataset":
+        """Load a split of the task's rows."""
+        return load_task(self.task_set or self.name, split)
 
 
 def _encode_labelled(tokenizer: "PreTrainedTokenizerBase", row: Row) -> dict:
@@ -75,73 +98,50 @@ def _score_recall(
     ))  # fmt: skip
 
 
-def chat_prompt(tokenizer: "PreTrainedTokenizerBase", row: Row) -> str:
-    """Return the user's turn of an instruction in the chat format, without the begin token."""
-    content = f"{row['instruction']}\n{row['input']}".strip()
-    text = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False,
-                                         add_generation_prompt=True)  # fmt: skip
-    return text.removeprefix(tokenizer.bos_token or "")
+def encode_row(
+    tokenizer: "PreTrainedTokenizerBase", row: Row, *, loss_on: Literal["answer", "all"] = "answer"
+) -> dict:
+    """Encode a row of the instructions as a chat."""
+    return encode_instruction(
+        tokenizer, row["instruction"], row["input"], row["output"], loss_on=loss_on
+    )
 
 
-def _encode_instruction(tokenizer: "PreTrainedTokenizerBase", row: Row) -> dict:
-    return encode_answer(tokenizer, chat_prompt(tokenizer, row), row["output"])
-
-
-def _score_exact(
+def score_exact(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", rows: list[Row]
 ) -> float:
-    prompts = [chat_prompt(tokenizer, row) for row in rows]
+    """Return the share of instructions answered exactly, end token and all."""
+    prompts = [chat_prompt(tokenizer, row["instruction"], row["input"]) for row in rows]
     return _share(
         greedy_matches(model, tokenizer, prompts, [r["output"] for r in rows], with_end=True)
     )
 
 
 def _encode_pair(tokenizer: "PreTrainedTokenizerBase", row: Row) -> dict:
-    chosen, rejected = (
-        encode_label(tokenizer, f"Question: {row['prompt']}\nAnswer: {row[name]}", 0)["input_ids"]
+    # Plain text and not a chat as in `data.encode_pair`: the recorded studies were run with it.
+    return join_pair(*(
+        encode_label(tokenizer, f"Question: {row['prompt']}\nAnswer: {row[name]}", 0)
         for name in ("chosen", "rejected")
-    )
-    # The pair travels as one example: chosen, then rejected, split again by the loss.
-    return {"input_ids": chosen + rejected, "labels": len(chosen)}
-
-
-def _pair_batch(batch: dict[str, Tensor], pad_token_id: int) -> dict[str, Tensor]:
-    """Undo the joining of chosen and rejected: (batch, ...) to (2 batch, ...), chosen first."""
-    parts: tuple[list, list] = ([], [])
-    for ids, mask, border in zip(
-        batch["input_ids"], batch["attention_mask"], batch["labels"].tolist(), strict=True
-    ):
-        real = ids[mask.bool()].tolist()
-        parts[0].append({"input_ids": real[:border], "labels": 0})
-        parts[1].append({"input_ids": real[border:], "labels": 0})
-    joined = pad_examples(parts[0] + parts[1], pad_token_id)
-    return {
-        name: joined[name].to(batch["input_ids"].device) for name in ("input_ids", "attention_mask")
-    }
-
-
-def _pair_scores(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    scores = model(**_pair_batch(batch, model.config.pad_token_id)).logits[:, 0]
-    return scores.chunk(2)
+    ))  # fmt: skip
 
 
 def pair_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Return the Bradley-Terry loss, -log sigmoid(chosen - rejected), of a batch of pairs."""
-    chosen, rejected = _pair_scores(model, batch)
+    chosen, rejected = pair_scores(model, batch)
     return -nn.functional.logsigmoid(chosen - rejected).mean()
 
 
-def _score_pairs(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", rows: list[Row]
-) -> float:
+def score_pairs(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", rows: list[Row], *,
+    encode: Callable[["PreTrainedTokenizerBase", Row], dict] = _encode_pair,
+) -> float:  # fmt: skip
+    """Return the share of pairs whose chosen answer scores higher."""
     model.eval()
     right: list[bool] = []
     for start in range(0, len(rows), 32):
-        examples = [_encode_pair(tokenizer, row) for row in rows[start : start + 32]]
+        examples = [encode(tokenizer, row) for row in rows[start : start + 32]]
         with torch.no_grad():
-            chosen, rejected = _pair_scores(
-                model, pad_examples(examples, model.config.pad_token_id)
-            )
+            chosen, rejected = pair_scores(model, pad_examples(examples, model.config.pad_token_id))
         right += (chosen > rejected).tolist()
     return _share(right)
 
@@ -163,9 +163,9 @@ TASKS = {
         Task(name="dialect", metric="log-likelihood a token", encode=_encode_document,
              score=_score_negative_loss, test_splits=("test", "test_unseen"), steps=60,
              batch_size=4, packing_length_tokens=256),
-        Task(name="instructions", metric="exact match", encode=_encode_instruction,
-             score=_score_exact, test_splits=("test", "test_unseen"), steps=80),
-        Task(name="preferences", metric="pair accuracy", encode=_encode_pair, score=_score_pairs,
+        Task(name="instructions", metric="exact match", encode=encode_row,
+             score=score_exact, test_splits=("test", "test_unseen"), steps=80),
+        Task(name="preferences", metric="pair accuracy", encode=_encode_pair, score=score_pairs,
              test_splits=("test", "test_unseen"), steps=64, num_labels=1,
              loss_function=pair_loss),
     )

@@ -19,6 +19,7 @@ from course_utils.memory.low_rank import (
 )
 from course_utils.memory.optimizers import bytes_per_parameter, optimizer_names
 from course_utils.memory.parts import MemoryParts, format_bytes
+from course_utils.memory.ppo import PPOEstimate, estimate_ppo
 
 __all__ = [
     "AddedModule",
@@ -33,11 +34,13 @@ __all__ = [
     "MemoryEstimate",
     "MemoryParts",
     "NOLAFootprint",
+    "PPOEstimate",
     "SavedTensor",
     "Trained",
     "architecture_of",
     "bytes_per_parameter",
     "estimate",
+    "estimate_ppo",
     "format_bytes",
     "known_architectures",
     "optimizer_names",

@@ -5,7 +5,8 @@ weight is stored in four bits; here every weight is read and written as (d_out, 
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Self, TypeVar
 
 import torch
@@ -108,6 +109,27 @@ def remove(model: Model) -> Model:
         replace_module(model, name, layer.merged or layer.base)
     model.fine_tuning_method = None
     return model
+
+
+@contextmanager
+def adapter_disabled(model: nn.Module) -> Iterator[None]:
+    """Compute with the base alone inside a ``with`` block: its logits, bit for bit.
+
+    No weight is touched; afterwards the adapter is on, or merged, as it was before.
+
+    Raises:
+        ValueError: If the model carries no adapter.
+    """
+    layers = _adapted_or_error(model)
+    merged = [layer.merged for layer in layers]
+    for layer in layers:
+        # A layer computes with its merged one if it has one; here, with nothing merged in.
+        layer.merged = layer.base
+    try:
+        yield
+    finally:
+        for layer, before in zip(layers, merged, strict=True):
+            layer.merged = before
 
 
 def is_linear(layer: nn.Module) -> bool:

@@ -4,11 +4,18 @@ What a widget computes is in plain functions. The interface is common to ipywidg
 """
 
 from course_utils.widgets.base import Explorer, Interactive
+from course_utils.widgets.clip_explorer import ClipExplorer, clip_explorer, clipped_surrogate
 from course_utils.widgets.direction_explorer import (
     DirectionExplorer,
     degrees,
     direction_explorer,
     set_magnitude,
+)
+from course_utils.widgets.loss_mask_explorer import (
+    LossMaskExplorer,
+    MaskedToken,
+    loss_mask_explorer,
+    mask_tokens,
 )
 from course_utils.widgets.next_token import NextTokenExplorer, next_token_explorer, next_tokens
 from course_utils.widgets.nf4_explorer import (
@@ -18,26 +25,37 @@ from course_utils.widgets.nf4_explorer import (
     nf4_explorer,
 )
 from course_utils.widgets.rank_explorer import RankExplorer, rank_explorer, ranks_up_to, rebuild
+from course_utils.widgets.reward_explorer import RewardExplorer, preference, reward_explorer
 from course_utils.widgets.will_it_fit import WillItFit, verdict, will_it_fit
 
 __all__ = [
+    "ClipExplorer",
     "DirectionExplorer",
     "Explorer",
     "Interactive",
+    "LossMaskExplorer",
+    "MaskedToken",
     "NF4Explorer",
     "NextTokenExplorer",
     "RankExplorer",
+    "RewardExplorer",
     "WillItFit",
+    "clip_explorer",
+    "clipped_surrogate",
     "degrees",
     "direction_explorer",
     "divide_by_absmax",
+    "loss_mask_explorer",
     "make_outliers",
+    "mask_tokens",
     "next_token_explorer",
     "next_tokens",
     "nf4_explorer",
+    "preference",
     "rank_explorer",
     "ranks_up_to",
     "rebuild",
+    "reward_explorer",
     "set_magnitude",
     "verdict",
     "will_it_fit",

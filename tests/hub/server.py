@@ -19,10 +19,12 @@ from urllib.parse import unquote, urlsplit
 LARGE_FILE_SUFFIXES = (".safetensors", ".bin")
 
 _API = re.compile(
-    r"/api/models/(?P<repo_id>[^/]+(?:/[^/]+)??)"
+    r"/api/(?:models/|(?=datasets/))(?P<repo_id>(?:datasets/)?[^/]+(?:/[^/]+)??)"
     r"(?:/(?P<kind>revision|tree)/(?P<revision>[^/]+)(?:/(?P<path>.+))?)?"
 )
-_RESOLVE = re.compile(r"/(?P<repo_id>[^/]+(?:/[^/]+)?)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+_RESOLVE = re.compile(
+    r"/(?P<repo_id>(?:datasets/)?[^/]+(?:/[^/]+)?)/resolve/(?P<revision>[^/]+)/(?P<path>.+)"
+)
 _CONTENT = re.compile(
     r"/content/(?P<repo_id>[^/]+(?:/[^/]+)?)/(?P<revision>[0-9a-f]{40})/(?P<path>.+)"
 )
@@ -86,7 +88,7 @@ class HubServer:
         """Serve ``folder`` as a new commit of ``repo_id``, which ``main`` then points at.
 
         Args:
-            repo_id: ``owner/name``.
+            repo_id: ``owner/name``, or ``datasets/owner/name``.
             folder: Files of the repository.
             revision: Commit, 40 hexadecimal digits; derived from id and folder by default.
             is_gated: Files need a token (answer 401 ``GatedRepo`` without one).

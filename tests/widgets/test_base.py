@@ -8,10 +8,13 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 
 from course_utils.widgets import (
+    clip_explorer,
     direction_explorer,
+    loss_mask_explorer,
     next_token_explorer,
     nf4_explorer,
     rank_explorer,
+    reward_explorer,
     will_it_fit,
 )
 
@@ -20,6 +23,8 @@ EXPLORERS = {
     "rank": lambda: rank_explorer({"q & k": NORMAL[0], "up": NORMAL[1]}),
     "nf4": lambda: nf4_explorer(NORMAL),
     "direction": direction_explorer,
+    "reward": lambda: reward_explorer(lambda prompts, answers: [len(text) for text in answers]),
+    "clip": clip_explorer,
 }
 CONTROLS = [
     ("rank", "layer", "up"), ("rank", "rank", 16),
@@ -27,14 +32,21 @@ CONTROLS = [
     ("nf4", "outliers (% of weights)", 1.5),
     ("direction", "update along the row", 0.5), ("direction", "update across the row", 0.3),
     ("direction", "DoRA's magnitude m / ‖w‖", 0.7),
+    ("reward", "pair", 1), ("reward", "question", ""),
+    ("reward", "first answer", "No."), ("reward", "second answer", "No."),
+    ("clip", "ratio r = π(a) / π_old(a)", 0.5), ("clip", "advantage A", -1.0),
+    ("clip", "clip range ε", 0.4),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("make", ["next token", "fit", *EXPLORERS])
+@pytest.mark.parametrize("make", ["next token", "fit", "loss mask", *EXPLORERS])
 def test_one_output_holds_widget_picture_and_text(make, model, tokenizer):
     """A front end without widgets falls back to the picture, one without pictures to the text."""
-    others = {"next token": lambda: next_token_explorer(model, tokenizer, "Once,")}
-    widget = (EXPLORERS | others | {"fit": will_it_fit})[make]()
+    others = {
+        "next token": lambda: next_token_explorer(model, tokenizer, "Once,"),
+        "loss mask": lambda: loss_mask_explorer(tokenizer), "fit": will_it_fit,
+    }  # fmt: skip
+    widget = (EXPLORERS | others)[make]()
     bundle = widget.bundle()
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == widget.view.model_id
     assert bundle["text/plain"] == repr(widget)

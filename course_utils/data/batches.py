@@ -1,111 +1,16 @@
-"""Task sets, and examples made ready for a model: encoded, padded, or packed."""
+"""Examples put together: padded, packed, ordered, counted."""
 
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from course_utils.paths import data_dir
+from course_utils.data.encode import IGNORED
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
-
-IGNORED = -100
 BUCKET_BATCHES = 16
 Example = Mapping[str, Sequence[int] | int]
 Batch = dict[str, Tensor]
-
-
-def task_names() -> tuple[str, ...]:
-    """Return the task sets the course ships."""
-    return tuple(sorted(path.parent.name for path in data_dir().glob("tasks/*/schema.json")))
-
-
-def split_names(task: str) -> tuple[str, ...]:
-    """Return the splits of a task set.
-
-    Raises:
-        ValueError: If there is no such task set.
-    """
-    if task not in task_names():
-        raise ValueError(f"task {task!r} must be one of {', '.join(task_names())}")
-    return tuple(sorted(path.stem for path in (data_dir() / "tasks" / task).glob("*.jsonl")))
-
-
-def load_task(task: str, split: str = "train") -> "Dataset":
-    """Load one split of a task set; data/tasks/README.md says what its columns mean.
-
-    Raises:
-        ValueError: If the task set or the split does not exist, or a line is not JSON.
-    """
-    from datasets import Dataset
-
-    if split not in split_names(task):
-        raise ValueError(f"split {split!r} of {task} must be one of {', '.join(split_names(task))}")
-    return Dataset.from_list(read_jsonl(data_dir() / "tasks" / task / f"{split}.jsonl"))
-
-
-def read_jsonl(path: Path) -> list[dict]:
-    """Read a file of one JSON object a line.
-
-    Raises:
-        ValueError: If a line is not JSON; the message names the line.
-    """
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path.name}, line {number} is not JSON: {error.msg}") from error
-    return rows
-
-
-def encode_text(
-    tokenizer: "PreTrainedTokenizerBase", text: str, *, max_length_tokens: int = 256
-) -> dict[str, list[int]]:
-    """Encode a document for language modelling: every token is a target.
-
-    Returns:
-        ``input_ids`` and ``labels``: begin token, text, end token, cut to ``max_length_tokens``.
-    """
-    limit = {"truncation": True, "max_length": max_length_tokens}
-    ids = tokenizer(text, add_special_tokens=False, **limit)["input_ids"]
-    begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    ids = [*begin, *ids, tokenizer.eos_token_id][:max_length_tokens]
-    return {"input_ids": ids, "labels": list(ids)}
-
-
-def encode_answer(
-    tokenizer: "PreTrainedTokenizerBase", prompt: str, answer: str, *, max_length_tokens: int = 256
-) -> dict[str, list[int]]:
-    """Encode a prompt and its answer; only the answer and its end token are targets.
-
-    A prompt that is too long loses its beginning, never the answer.
-    """
-    begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    before = begin + tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    after = [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    before = before[-max(1, max_length_tokens - len(after)) :]
-    labels = [IGNORED] * len(before) + after
-    return {"input_ids": (before + after)[:max_length_tokens], "labels": labels[:max_length_tokens]}
-
-
-def encode_label(
-    tokenizer: "PreTrainedTokenizerBase", text: str, label: int, *, max_length_tokens: int = 256
-) -> dict[str, list[int] | int]:
-    """Encode a text for classification.
-
-    No end token is added: the head reads the last token, and a model that was trained to predict
-    text keeps what it knows of a text in the last content token.
-    """
-    begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    ids = begin + tokenizer(text, add_special_tokens=False)["input_ids"]
-    return {"input_ids": ids[:max_length_tokens], "labels": int(label)}
 
 
 def pad_examples(examples: Sequence[Example], pad_token_id: int) -> Batch:

@@ -1,0 +1,128 @@
+"""The same runs with TRL's trainers: same examples, steps, rates and schedule, their loop."""
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from course_utils.data import Example
+from course_utils.training import RunResult, TrainingConfig, cosine_factor, fused_adamw
+
+
+def train_sft_with_trl(
+    model: nn.Module, examples: Sequence[Example], config: TrainingConfig, **_: object
+) -> RunResult:
+    """Tune a PEFT model with TRL's ``SFTTrainer``, as ``course_utils.training.train`` would.
+
+    Args:
+        model: PEFT model.
+        examples: Encoded examples; a label of -100 carries no loss.
+        config: How to train.
+    """
+    from trl import SFTConfig, SFTTrainer
+
+    from course_utils.data import IGNORED
+
+    rows = [
+        {"input_ids": list(e["input_ids"]),
+         "completion_mask": [int(label != IGNORED) for label in e["labels"]]}
+        for e in examples
+    ]  # fmt: skip
+    packing = config.packing_length_tokens
+    options = {"packing": packing is not None, "max_length": packing}
+    return _run(SFTTrainer, SFTConfig, model, rows, config, completion_only_loss=True, **options)
+
+
+def train_reward_with_trl(
+    model: nn.Module, examples: Sequence[Example], config: TrainingConfig, **_: object
+) -> RunResult:
+    """Tune a PEFT classifier with TRL's ``RewardTrainer`` on pairs of ``encode_pair``.
+
+    Args:
+        model: PEFT model of one label.
+        examples: Joined pairs; the label is where the rejected answer begins.
+        config: How to train.
+    """
+    from trl import RewardConfig, RewardTrainer
+
+    rows = [
+        {"chosen_ids": list(e["input_ids"])[: e["labels"]],
+         "rejected_ids": list(e["input_ids"])[e["labels"] :]}
+        for e in examples
+    ]  # fmt: skip
+    return _run(RewardTrainer, RewardConfig, model, rows, config, max_length=None)
+
+
+def _run(
+    trainer_class: type, config_class: type, model: nn.Module, rows: list[dict],
+    config: TrainingConfig, **options: Any,  # noqa: ANN401
+) -> RunResult:  # fmt: skip
+    from datasets import Dataset
+
+    from course_utils.models import load_tokenizer
+
+    dataset: Dataset = Dataset.from_list(rows)
+    optimizer = fused_adamw(model, config)
+    with TemporaryDirectory() as folder, quiet_trainer():
+        trainer = trainer_class(
+            model=model,
+            args=config_class(
+                output_dir=folder, max_steps=config.max_steps, logging_steps=1, save_strategy="no",
+                per_device_train_batch_size=config.batch_size, seed=config.seed,
+                max_grad_norm=config.max_grad_norm, bf16=config.precision == "bfloat16",
+                fp16=config.precision == "float16", gradient_checkpointing=False,
+                disable_tqdm=not config.show_progress, dataloader_pin_memory=False,
+                report_to="none", **options,
+            ),
+            # Theirs would take the first step of the warm-up at rate 0.
+            optimizers=(optimizer, LambdaLR(optimizer, partial(cosine_factor, config=config))),
+            train_dataset=dataset,
+            processing_class=load_tokenizer(model.config._name_or_path),
+        )  # fmt: skip
+        start = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - start
+    model.eval()
+    log = [line for line in trainer.state.log_history if "loss" in line]
+    tokens = int(log[-1]["num_tokens"])
+    return RunResult(
+        losses=[line["loss"] for line in log],
+        learning_rates=[line["learning_rate"] for line in log],
+        gradient_norms=[float(line["grad_norm"]) for line in log],
+        tokens=tokens, seconds=seconds, tokens_per_second=tokens / seconds, peak_bytes=0,
+    )  # fmt: skip
+
+
+@contextmanager
+def quiet_trainer() -> Iterator[None]:
+    """Keep TRL's notes, the Trainer's log lines and bars of preparation out of a notebook."""
+    import datasets
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+    callbacks = (PrinterCallback, ProgressCallback)
+    kept = [callback.on_log for callback in callbacks]
+    log = logging.getLogger("transformers")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    for callback in callbacks:
+        callback.on_log = lambda *_, **__: None
+    try:
+        with warnings.catch_warnings():
+            # TRL 1.12 sets the option by the name that transformers 5 is giving up.
+            warnings.filterwarnings("ignore", "`gradient_checkpointing`", FutureWarning)
+            yield
+    finally:
+        for callback, on_log in zip(callbacks, kept, strict=True):
+            callback.on_log = on_log
+        datasets.enable_progress_bars()
+        log.setLevel(level)

@@ -1,0 +1,85 @@
+"""What a tuned model still knows of what the base model knew."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from course_utils.data import load_task
+from course_utils.evaluation.scoring import greedy_matches, perplexity
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """How much of what the base model knew is still there.
+
+    Args:
+        recall: Share of facts answered exactly, by tier (``frequent``, ``middling``, ``rare``).
+        overall_recall: The same over all facts asked.
+        perplexity: Perplexity on held-out text of the country.
+    """
+
+    recall: dict[str, float]
+    overall_recall: float
+    perplexity: float = field(default=math.nan)
+
+
+def recall_by(
+    model: nn.Module, tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Mapping], key: str
+) -> dict[str, float]:
+    """Return the share of probes (``prompt``, ``answer``) answered exactly, grouped by a column."""
+    matches = greedy_matches(
+        model, tokenizer, [r["prompt"] for r in rows], [r["answer"] for r in rows]
+    )
+    groups: dict[str, list[bool]] = defaultdict(list)
+    for row, is_right in zip(rows, matches, strict=True):
+        groups[row[key]].append(is_right)
+    return {name: sum(values) / len(values) for name, values in groups.items()}
+
+
+def retention(
+    model: nn.Module, tokenizer: "PreTrainedTokenizerBase", *, n_facts: int | None = None,
+    n_texts: int = 200,
+) -> Retention:  # fmt: skip
+    """Ask what the base model knew: facts in unseen words, and held-out text.
+
+    Args:
+        model: The embedded model, tuned or not.
+        tokenizer: Its tokenizer.
+        n_facts: Ask only the first so many probes (they are shuffled); all by default.
+        n_texts: Held-out texts read for the perplexity.
+    """
+    facts = load_task("retention", "facts")
+    rows = list(facts)[:n_facts]
+    by_tier = recall_by(model, tokenizer, rows, "tier")
+    overall = recall_by(model, tokenizer, [{**row, "all": ""} for row in rows], "all")[""]
+    texts = load_task("retention", "texts")["text"][:n_texts]
+    return Retention(recall=by_tier, overall_recall=overall,
+                     perplexity=perplexity(model, tokenizer, texts))  # fmt: skip
+
+
+def language_model_of(classifier: "PreTrainedModel") -> "PreTrainedModel":
+    """Return the language model on a classifier's trunk, to see what the trunk still knows.
+
+    The output layer is the trunk's own input embedding, as in every model that ties the two.
+
+    Raises:
+        ValueError: If the model's embeddings are not tied: its output layer was not kept.
+    """
+    from transformers import AutoModelForCausalLM
+
+    base = classifier.get_base_model() if hasattr(classifier, "get_base_model") else classifier
+    if base.get_output_embeddings() is not None:
+        return classifier
+    if not base.config.tie_word_embeddings:
+        raise ValueError(f"{type(base).__name__} is not tied: its output layer is gone")
+    model = AutoModelForCausalLM.from_config(base.config)
+    setattr(model, model.base_model_prefix, getattr(base, base.base_model_prefix))
+    model.get_output_embeddings().weight = model.get_input_embeddings().weight
+    return model.eval()

@@ -1,0 +1,1 @@
+"""Learning from preferences: reward models, advantages, losses, rollouts, and PPO's loop."""

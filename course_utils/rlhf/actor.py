@@ -1,0 +1,243 @@
+"""Policy, reference and critic: in three models, or in one that carries an adapter.
+
+PPO needs a policy that learns, a reference that stays what the policy was, and a critic that
+expects a value before every token (Ouyang et al., 2022, arXiv:2203.02155, section 3.5). With LoRA
+the policy with its adapter off is the reference, and the critic is one more row on its last hidden
+state: one model in memory and not three.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from course_utils.generation import position_ids
+from course_utils.methods import adapter_disabled
+from course_utils.methods.linear import adapted_layers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class ActorCritic(nn.Module):
+    """What both forms offer: ``policy``, a forward pass, the reference, and what trains.
+
+    Args:
+        policy: Causal language model that is trained.
+    """
+
+    def __init__(self, policy: "PreTrainedModel") -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(
+        self, sequences: Tensor, attention_mask: Tensor, *, last: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Predict the token after each position, and the value that is expected there.
+
+        Args:
+            sequences: Prompts and answers, (batch, seq).
+            attention_mask: 1 on real tokens, 0 on padding of either side, (batch, seq).
+            last: Return only the so many last positions; all by default.
+
+        Returns:
+            Logits of the policy, (batch, last, vocab), and values, (batch, last).
+        """
+        raise NotImplementedError
+
+    def reference_logits(
+        self, sequences: Tensor, attention_mask: Tensor, *, last: int | None = None
+    ) -> Tensor:
+        """Return what the reference predicts, (batch, last, vocab), without a gradient."""
+        raise NotImplementedError
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return what PPO trains: of the policy and of the critic."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy is."""
+        return next(self.policy.parameters()).device
+
+
+class SharedActorCritic(ActorCritic):
+    """One model: policy with the adapter on, reference with it off, a value head on the trunk.
+
+    The head is a linear layer on the last hidden state; it starts at zero, so that every value
+    does. Its gradient goes on into the adapter.
+
+    Args:
+        policy: Causal language model that carries an adapter, which alone trains.
+
+    Raises:
+        ValueError: If there is no adapter, or something else in the model trains too.
+    """
+
+    def __init__(self, policy: "PreTrainedModel") -> None:
+        super().__init__(policy)
+        layers = tuple(f"{name}." for name in adapted_layers(policy))
+        if not layers:
+            raise ValueError(
+                f"{type(policy).__name__} carries no adapter, and with none to switch off there "
+                "is no reference: apply LoRAConfig first, or use SeparateActorCritic"
+            )
+        for name, parameter in policy.named_parameters():
+            if parameter.requires_grad and not name.startswith(layers):
+                raise ValueError(
+                    f"{name} trains beside the adapter: with the adapter off, the policy would "
+                    "not be the base any more, which is the reference"
+                )
+        dtype = torch.promote_types(policy.dtype, torch.float32)
+        self.value_head = nn.Linear(
+            policy.get_input_embeddings().embedding_dim, 1, device=self.device, dtype=dtype
+        )
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
+    def forward(
+        self, sequences: Tensor, attention_mask: Tensor, *, last: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Predict tokens and values in one pass; shapes as in ``ActorCritic``."""
+        inputs = _inputs(sequences, attention_mask)
+        output = self.policy(**inputs, logits_to_keep=last or 0, output_hidden_states=True)
+        hidden = output.hidden_states[-1][:, -last if last else 0 :]
+        return output.logits, self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1)
+
+    @torch.no_grad()
+    def reference_logits(
+        self, sequences: Tensor, attention_mask: Tensor, *, last: int | None = None
+    ) -> Tensor:
+        """Return what the base predicts: the policy with its adapter off."""
+        with adapter_disabled(self.policy):
+            inputs = _inputs(sequences, attention_mask)
+            return self.policy(**inputs, logits_to_keep=last or 0).logits
+
+
+class SeparateActorCritic(ActorCritic):
+    """Three models, as in the papers; the model behind the reward is the fourth.
+
+    Args:
+        policy: Causal language model; what requires a gradient trains, with or without an adapter.
+        reference: What the policy was at the start; frozen in place.
+        value_model: Sequence classifier with one output, whose head is read at every token; what
+            requires a gradient trains.
+
+    Raises:
+        ValueError: If the reference is another kind of model than the policy, or shares weights
+            with it that train, or the value model has not one output.
+    """
+
+    def __init__(
+        self, policy: "PreTrainedModel", reference: "PreTrainedModel",
+        value_model: "PreTrainedModel",
+    ) -> None:  # fmt: skip
+        super().__init__(policy)
+        check_reference(policy, reference)
+        if value_model.config.num_labels != 1:
+            raise ValueError(f"num_labels={value_model.config.num_labels} of the critic must be 1")
+        self.reference = reference.requires_grad_(False)
+        self.value_model = value_model
+
+    def forward(
+        self, sequences: Tensor, attention_mask: Tensor, *, last: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Predict tokens with the policy and values with the critic; shapes as in the base."""
+        inputs = _inputs(sequences, attention_mask)
+        logits = self.policy(**inputs, logits_to_keep=last or 0).logits
+        hidden = self.value_model.base_model(**inputs).last_hidden_state
+        values = self.value_model.score(hidden[:, -last if last else 0 :]).squeeze(-1)
+        return logits, values.to(torch.promote_types(values.dtype, torch.float32))
+
+    @torch.no_grad()
+    def reference_logits(
+        self, sequences: Tensor, attention_mask: Tensor, *, last: int | None = None
+    ) -> Tensor:
+        """Return what the reference predicts; shapes as in ``ActorCritic``."""
+        inputs = _inputs(sequences, attention_mask)
+        return self.reference(**inputs, logits_to_keep=last or 0).logits
+
+
+def check_reference(policy: nn.Module, reference: nn.Module) -> None:
+    """Check that a model can be the start of a policy: same architecture, same shapes.
+
+    Raises:
+        ValueError: If it cannot, or if it would move with the policy.
+    """
+    kinds = [type(model).__name__ for model in (policy, reference)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"the reference is a {kinds[1]} and the policy a {kinds[0]}: "
+            "the reference must be the model that the policy started from"
+        )
+    ours, theirs = base_tensors(policy), base_tensors(reference)
+    for name in [*ours, *theirs]:
+        shapes = [tuple(t[name].shape) if name in t else "missing" for t in (ours, theirs)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{name} is {shapes[1]} in the reference and {shapes[0]} in the policy: "
+                "the reference must be the model that the policy started from"
+            )
+        if ours[name].requires_grad and ours[name].data_ptr() == theirs[name].data_ptr():
+            raise ValueError(
+                f"the reference shares {name} with the policy, which trains it: load it twice"
+            )
+
+
+def share_base(model: nn.Module, other: nn.Module) -> int:
+    """Make ``other`` use the memory of ``model`` for every frozen weight that both have.
+
+    So a reward model on the policy's base adds its adapter and its head, and no second base.
+
+    Args:
+        model: Model whose weights stay where they are, with an adapter or without.
+        other: Model with the same weights, which give up their own memory; adapters are left out.
+
+    Returns:
+        Bytes that are given up.
+
+    Raises:
+        ValueError: If a weight differs in as much as a bit, or none is frozen in both. ``other``
+            is then as it was.
+    """
+    kept, given_up = base_tensors(model), base_tensors(other)
+    common = [
+        name for name in given_up
+        if name in kept and not (kept[name].requires_grad or given_up[name].requires_grad)
+    ]  # fmt: skip
+    if not common:
+        raise ValueError("the models have no frozen weight in common: apply an adapter to both")
+    for name in common:
+        if not _is_identical(kept[name], given_up[name]):
+            raise ValueError(f"{name} differs between the models: only one base can be shared")
+    saved_bytes = 0
+    for name in common:
+        if given_up[name].data_ptr() != kept[name].data_ptr():
+            saved_bytes += given_up[name].nbytes
+            given_up[name].data = kept[name].data
+    return saved_bytes
+
+
+def base_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's weights by the names they have without an adapter, which is left out."""
+    tensors, layers = model.state_dict(keep_vars=True), adapted_layers(model)
+    for layer in layers:
+        own = {key: tensors.pop(key) for key in list(tensors) if key.startswith(f"{layer}.")}
+        base = f"{layer}.base."
+        tensors |= {
+            f"{layer}.{key.removeprefix(base)}": tensor
+            for key, tensor in own.items() if key.startswith(base)
+        }  # fmt: skip
+    return dict(tensors)
+
+
+def _is_identical(first: Tensor, second: Tensor) -> bool:
+    kinds = [(tensor.shape, tensor.dtype, tensor.device) for tensor in (first, second)]
+    return kinds[0] == kinds[1] and torch.equal(first, second)
+
+
+def _inputs(sequences: Tensor, attention_mask: Tensor) -> dict[str, Any]:
+    return {
+        "input_ids": sequences, "attention_mask": attention_mask,
+        "position_ids": position_ids(attention_mask), "use_cache": False,
+    }  # fmt: skip

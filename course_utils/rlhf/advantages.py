@@ -1,0 +1,181 @@
+"""Advantages: how much better an answer, or one token of it, did than was to be expected.
+
+A mask is 1, or true, on the tokens of an answer up to and including its end token. What stands
+elsewhere is padding: it counts for nothing, whatever its value, and not even if it is NaN.
+"""
+
+import torch
+from torch import Tensor
+
+# TRL's: small beside any spread of scores that means something, and a group of equal scores,
+# which has none, gets the advantage 0.
+SMALLEST_STD = 1e-4
+
+
+def gae(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """Estimate the advantage of every token, from the last to the first.
+
+    Generalised advantage estimation (Schulman et al., 2015, arXiv:1506.02438, eq. 16), with
+    ``delta_t = r_t + gamma V_(t+1) - V_t`` and ``A_t = delta_t + gamma lam A_(t+1)``. An answer
+    ends at its last real token: nothing is worth anything after it, so V and A are 0 there.
+
+    Args:
+        rewards: Reward of every token, (batch, seq).
+        values: Value expected before every token, (batch, seq).
+        mask: Which tokens are real, (batch, seq).
+        gamma: Discount, 0..1.
+        lam: 0 for the error of one step, 1 for all that followed.
+
+    Returns:
+        Advantages, and returns (advantage plus value), both (batch, seq) and 0 on padding.
+
+    Raises:
+        ValueError: If the shapes differ, or ``gamma`` or ``lam`` is out of range.
+    """
+    check_shapes(mask=mask, rewards=rewards, values=values)
+    for name, factor in (("gamma", gamma), ("lam", lam)):
+        if not 0 <= factor <= 1:
+            raise ValueError(f"{name}={factor} must be in 0..1")
+    padding = ~mask.bool()
+    rewards, values = rewards.masked_fill(padding, 0), values.masked_fill(padding, 0)
+    deltas = rewards + gamma * torch.nn.functional.pad(values[:, 1:], (0, 1)) - values
+    advantages, following = [], torch.zeros_like(deltas[:, 0])
+    for t in reversed(range(deltas.shape[1])):
+        following = (deltas[:, t] + gamma * lam * following).masked_fill(padding[:, t], 0)
+        advantages.append(following)
+    stacked = torch.stack(advantages[::-1], dim=1)
+    return stacked, stacked + values
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of the values that the mask leaves, a scalar.
+
+    Args:
+        values: Values of any shape.
+        mask: Which of them count; of the same shape.
+
+    Raises:
+        ValueError: If the shapes differ or nothing counts.
+    """
+    return real_elements(mask, values=values)[0].mean()
+
+
+def masked_var(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the unbiased variance of the values that the mask leaves, a scalar.
+
+    Raises:
+        ValueError: If the shapes differ or fewer than two values count.
+    """
+    (real,) = real_elements(mask, values=values)
+    if len(real) < 2:
+        raise ValueError("the mask leaves 1 value: a variance needs at least 2")
+    return real.var()
+
+
+def whiten(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+    """Scale values to variance 1, and shift them to mean 0 unless told not to.
+
+    Advantages are shifted; rewards keep their mean (Ziegler et al., 2019, arXiv:1909.08593, whose
+    code TRL follows), since a shift would pay for long answers, or fine them.
+
+    Args:
+        values: Values, (batch, seq).
+        mask: Which of them count, (batch, seq).
+        shift_mean: Whether their mean becomes 0, and does not stay what it is.
+
+    Returns:
+        Whitened values, (batch, seq), 0 where the mask is.
+
+    Raises:
+        ValueError: If the shapes differ or fewer than two values count.
+    """
+    mean = masked_mean(values, mask)
+    whitened = (values - mean) * torch.rsqrt(masked_var(values, mask) + 1e-8)
+    if not shift_mean:
+        whitened = whitened + mean
+    return whitened.masked_fill(~mask.bool(), 0)
+
+
+def rloo_advantages(scores: Tensor, group_size: int) -> Tensor:
+    """Compare every answer's score with the mean of the others' to the same prompt.
+
+    REINFORCE leave-one-out (Ahmadian et al., 2024, arXiv:2402.14740; Kool et al., 2019). The
+    answer's own score is no part of its baseline, which therefore adds no bias.
+
+    Args:
+        scores: One score an answer, (n_prompts * group_size,), a prompt's answers together.
+        group_size: Answers a prompt, at least 2.
+
+    Returns:
+        Advantages, (n_prompts * group_size,).
+
+    Raises:
+        ValueError: If ``group_size`` is below 2 or does not divide the number of scores.
+    """
+    groups = _in_groups(scores, group_size)
+    baselines = (groups.sum(dim=1, keepdim=True) - groups) / (group_size - 1)
+    return (groups - baselines).flatten()
+
+
+def grpo_advantages(scores: Tensor, group_size: int, scale: bool = True) -> Tensor:
+    """Normalise every answer's score within the answers to the same prompt.
+
+    ``(r - mean) / std`` (Shao et al., 2024, arXiv:2402.03300, section 4.1.2). Dividing by the
+    spread weighs prompts whose answers score alike as much as any other; without it the advantages
+    are those that Liu et al. (2025, arXiv:2503.20783) propose.
+
+    Args:
+        scores: One score an answer, (n_prompts * group_size,), a prompt's answers together.
+        group_size: Answers a prompt, at least 2.
+        scale: Whether to divide by the group's standard deviation.
+
+    Returns:
+        Advantages, (n_prompts * group_size,).
+
+    Raises:
+        ValueError: If ``group_size`` is below 2 or does not divide the number of scores.
+    """
+    groups = _in_groups(scores, group_size)
+    advantages = groups - groups.mean(dim=1, keepdim=True)
+    if scale:
+        advantages = advantages / (groups.std(dim=1, keepdim=True) + SMALLEST_STD)
+    return advantages.flatten()
+
+
+def real_elements(mask: Tensor, **tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return of each tensor the elements that the mask leaves, (n_real,).
+
+    Raises:
+        ValueError: If the shapes differ or nothing is left.
+    """
+    check_shapes(mask=mask, **tensors)
+    real = mask.bool()
+    if not real.any():
+        raise ValueError("the mask leaves no token: at least one must be real")
+    return tuple(tensor[real] for tensor in tensors.values())
+
+
+def check_shapes(**tensors: Tensor) -> None:
+    """Refuse tensors that do not have one shape, which PyTorch might broadcast.
+
+    Raises:
+        ValueError: If two shapes differ; the message gives them all.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if len(set(shapes.values())) > 1:
+        listing = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"the shapes must be the same: {listing}")
+
+
+def _in_groups(scores: Tensor, group_size: int) -> Tensor:
+    """Return scores as (n_prompts, group_size)."""
+    if group_size < 2:
+        raise ValueError(f"group_size={group_size} must be at least 2: a score needs another")
+    if scores.ndim != 1 or len(scores) % group_size:
+        raise ValueError(
+            f"scores of shape {tuple(scores.shape)} must be (n_prompts * group_size,) "
+            f"with group_size={group_size}"
+        )
+    return scores.view(-1, group_size)

@@ -1,0 +1,97 @@
+"""How to train with PPO, and what a run did."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig:
+    """How to train with PPO; names and defaults are TRL's where it has them.
+
+    Args:
+        n_updates: Rounds of answering and learning.
+        learning_rate: AdamW's rate, the same in every update.
+        batch_size: Answers an update.
+        minibatch_size: Answers an optimizer step; divides ``batch_size``.
+        n_epochs: How often an update goes through its answers.
+        max_new_tokens: Tokens of an answer at the most.
+        temperature: What logits are divided by, in sampling and in every log-probability.
+        kl_coef: Price of a nat away from the reference, paid at every token.
+        target_kl: KL of an answer, in nats, that the price is adapted to; None leaves it fixed.
+        gamma: Discount of later rewards.
+        lam: GAE's lambda.
+        clip_range: How far the ratio of new to old probability may move from 1.
+        value_clip_range: How far a value may move from what it was.
+        vf_coef: Weight of the value loss.
+        max_grad_norm: Gradients are scaled down to this norm; TRL's trainer does not clip them.
+        whiten_rewards: Whether rewards are scaled to variance 1, their mean kept.
+        missing_eos_penalty: Taken off the score of an answer without an end token; None for none.
+        score_after_end: Whether the score is paid one position after the end token, to which the
+            critic gives a value too, as in TRL; otherwise at the end token, the answer's last.
+        seed: Seed of the prompts' order, the sampling and the minibatches.
+        checkpoint_dir: Folder of checkpoints; an existing one is resumed from. None writes none.
+        checkpoint_every_updates: Updates from one checkpoint to the next.
+        show_progress: Whether to draw a progress bar.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    n_updates: int = 40
+    learning_rate: float = 1e-3
+    batch_size: int = 32
+    minibatch_size: int = 16
+    n_epochs: int = 2
+    max_new_tokens: int = 32
+    temperature: float = 1.0
+    kl_coef: float = 0.05
+    target_kl: float | None = None
+    gamma: float = 1.0
+    lam: float = 0.95
+    clip_range: float = 0.2
+    value_clip_range: float = 0.2
+    vf_coef: float = 0.1
+    max_grad_norm: float = 1.0
+    whiten_rewards: bool = False
+    missing_eos_penalty: float | None = None
+    score_after_end: bool = False
+    seed: int = 0
+    checkpoint_dir: Path | None = None
+    checkpoint_every_updates: int = 10
+    show_progress: bool = True
+
+    def __post_init__(self) -> None:
+        counts = ("n_updates", "batch_size", "minibatch_size", "n_epochs", "max_new_tokens",
+                  "checkpoint_every_updates")  # fmt: skip
+        positive = ("learning_rate", "temperature", "target_kl", "clip_range", "value_clip_range",
+                    "max_grad_norm")  # fmt: skip
+        rules = {
+            "at least 1": (counts, lambda x: x >= 1),
+            "above 0": (positive, lambda x: x > 0),
+            "at least 0": (("kl_coef", "vf_coef", "missing_eos_penalty"), lambda x: x >= 0),
+            "in 0..1": (("gamma", "lam"), lambda x: 0 <= x <= 1),
+        }
+        for rule, (names, is_right) in rules.items():
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not is_right(value):
+                    raise ValueError(f"{name}={value} must be {rule}")
+        if self.batch_size % self.minibatch_size:
+            raise ValueError(
+                f"minibatch_size={self.minibatch_size} must divide batch_size={self.batch_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOResult:
+    """What a run did.
+
+    Args:
+        history: Metrics of every update, by TRL's names.
+        seconds: Time of all updates; a run that was resumed carries on counting.
+        samples_per_second: Answers sampled, scored and learnt from, over seconds.
+    """
+
+    history: list[dict[str, float]] = field(repr=False)
+    seconds: float
+    samples_per_second: float

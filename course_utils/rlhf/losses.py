@@ -1,0 +1,233 @@
+"""Losses of a policy and its critic, and what they are made of: log-probabilities, KL, entropy.
+
+A mask is 1, or true, on the tokens of an answer up to and including its end token; what stands
+elsewhere reaches neither a loss nor a gradient.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from course_utils.data import IGNORED
+from course_utils.rlhf.advantages import check_shapes, real_elements
+from course_utils.rlhf.rewards import bradley_terry_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyLoss:
+    """The clipped policy loss, and how far the policy has moved; all scalars.
+
+    Args:
+        loss: To be minimised; carries the gradient.
+        clip_fraction: Share of tokens whose gradient the clip has cut off.
+        approx_kl: Half the mean squared log-ratio to the policy that sampled, in nats a token
+            (the estimator k2 of Schulman, http://joschu.net/blog/kl-approx.html).
+        ratio: Mean of the new probability over the old.
+    """
+
+    loss: Tensor
+    clip_fraction: Tensor
+    approx_kl: Tensor
+    ratio: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueLoss:
+    """The clipped value loss, and the share of tokens where the clip decides it; scalars."""
+
+    loss: Tensor
+    clip_fraction: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOLoss:
+    """The DPO loss and the rewards that the policy implies.
+
+    Args:
+        loss: Scalar, to be minimised; carries the gradient.
+        chosen_rewards: Implicit reward of each better answer, (batch,).
+        rejected_rewards: Implicit reward of each worse answer, (batch,).
+    """
+
+    loss: Tensor
+    chosen_rewards: Tensor
+    rejected_rewards: Tensor
+
+
+def selected_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return the log-probability of each token, in nats.
+
+    Args:
+        logits: Logits, (..., vocab); those at a place predict the token given for that place.
+        tokens: Tokens, (...).
+        temperature: What the logits are divided by; as the tokens were sampled.
+
+    Raises:
+        ValueError: If ``temperature`` is not above 0, or the shapes do not fit.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} must be above 0")
+    check_shapes(tokens=tokens, logits_without_vocab=logits[..., 0])
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    logprobs = (logits / temperature).log_softmax(dim=-1, dtype=dtype)
+    return logprobs.gather(-1, tokens[..., None]).squeeze(-1)
+
+
+def sequence_logprobs(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the log-probability of each answer: the sum over its tokens, in nats.
+
+    Args:
+        logits: A language model's logits, (batch, seq, vocab).
+        labels: Tokens of the answer, -100 on prompt and padding, (batch, seq), not shifted.
+
+    Returns:
+        Log-probabilities, (batch,).
+
+    Raises:
+        ValueError: If a row has no token of an answer, or the shapes do not fit.
+    """
+    check_shapes(labels=labels, logits_without_vocab=logits[..., 0])
+    logits, labels = logits[:, :-1], labels[:, 1:]
+    is_answer = labels != IGNORED
+    if (empty := (~is_answer.any(dim=1)).nonzero()).numel():
+        raise ValueError(f"row {empty[0].item()} of the labels has no token of an answer")
+    logprobs = selected_logprobs(logits, labels.masked_fill(~is_answer, 0))
+    return logprobs.masked_fill(~is_answer, 0).sum(dim=1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Return the entropy of the next token's distribution in nats: (..., vocab) to (...)."""
+    logprobs = logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    return -(logprobs.exp() * logprobs).sum(dim=-1)
+
+
+def kl_k1(logprobs: Tensor, reference: Tensor) -> Tensor:
+    """Estimate the KL of the policy from the reference by the log-ratio of each sampled token.
+
+    ``k1 = log p - log p_ref``: right on average, negative for many tokens (Schulman, 2020,
+    http://joschu.net/blog/kl-approx.html).
+
+    Args:
+        logprobs: Log-probabilities under the policy that sampled the tokens, (batch, seq).
+        reference: The same under the reference, (batch, seq).
+    """
+    check_shapes(logprobs=logprobs, reference=reference)
+    return logprobs - reference
+
+
+def kl_k3(logprobs: Tensor, reference: Tensor) -> Tensor:
+    """Estimate the KL of the policy from the reference by a number that is never negative.
+
+    ``k3 = q - 1 - log q`` with ``q = p_ref / p``: right on average, and of less variance than k1
+    while the two are close (Schulman, 2020, http://joschu.net/blog/kl-approx.html).
+
+    Args:
+        logprobs: Log-probabilities under the policy that sampled the tokens, (batch, seq).
+        reference: The same under the reference, (batch, seq).
+    """
+    log_ratio = -kl_k1(logprobs, reference)
+    return log_ratio.expm1() - log_ratio
+
+
+def clipped_policy_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float
+) -> PolicyLoss:
+    """Return PPO's loss, which gains nothing from moving further than the clip allows.
+
+    ``-min(ratio A, clip(ratio, 1 - eps, 1 + eps) A)``, the mean over real tokens (Schulman et al.,
+    2017, arXiv:1707.06347, eq. 7).
+
+    Args:
+        logprobs: Log-probabilities under the policy that is trained, (batch, seq).
+        old_logprobs: The same under the policy that sampled the tokens, (batch, seq).
+        advantages: Advantages, (batch, seq).
+        mask: Which tokens are real, (batch, seq).
+        clip_range: The eps of the paper, above 0.
+
+    Raises:
+        ValueError: If the shapes differ, no token is real or ``clip_range`` is out of range.
+    """
+    _check_clip_range(clip_range)
+    # Chosen before the exponential: padding could overflow in it, and its gradient become NaN.
+    logprobs, old_logprobs, advantages = real_elements(
+        mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages
+    )
+    log_ratio = logprobs - old_logprobs
+    ratio = log_ratio.exp()
+    plain = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+    return PolicyLoss(
+        loss=torch.maximum(plain, clipped).mean(),
+        clip_fraction=(clipped > plain).float().mean(),
+        approx_kl=0.5 * log_ratio.detach().square().mean(),
+        ratio=ratio.detach().mean(),
+    )
+
+
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_range: float
+) -> ValueLoss:
+    """Return half the squared error of the values, kept from falling by a step that is too long.
+
+    ``max((V - R)^2, (clip(V, V_old - eps, V_old + eps) - R)^2) / 2``, the mean over real tokens
+    (Engstrom et al., 2020, arXiv:2005.12729, section 3, who found it in PPO's code).
+
+    Args:
+        values: Values under the critic that is trained, (batch, seq).
+        old_values: Values when the tokens were sampled, (batch, seq).
+        returns: What the values should have been, (batch, seq).
+        mask: Which tokens are real, (batch, seq).
+        clip_range: How far a value may move, above 0.
+
+    Raises:
+        ValueError: If the shapes differ, no token is real or ``clip_range`` is out of range.
+    """
+    _check_clip_range(clip_range)
+    values, old_values, returns = real_elements(
+        mask, values=values, old_values=old_values, returns=returns
+    )
+    near = values.clamp(old_values - clip_range, old_values + clip_range)
+    plain, clipped = (values - returns).square(), (near - returns).square()
+    return ValueLoss(
+        loss=0.5 * torch.maximum(plain, clipped).mean(),
+        clip_fraction=(clipped > plain).float().mean(),
+    )
+
+
+def dpo_loss(
+    policy_chosen: Tensor, policy_rejected: Tensor,
+    reference_chosen: Tensor, reference_rejected: Tensor, beta: float,
+) -> DPOLoss:  # fmt: skip
+    """Return the loss of direct preference optimisation.
+
+    The Bradley-Terry loss of the rewards ``beta (log p - log p_ref)`` that a policy implies
+    (Rafailov et al., 2023, arXiv:2305.18290, eq. 7).
+
+    Args:
+        policy_chosen: Log-probabilities of the better answers under the policy, (batch,).
+        policy_rejected: Those of the worse answers, (batch,).
+        reference_chosen: Those of the better answers under the reference, (batch,).
+        reference_rejected: Those of the worse answers under the reference, (batch,).
+        beta: What a nat away from the reference is worth, above 0.
+
+    Raises:
+        ValueError: If the shapes differ or ``beta`` is out of range.
+    """
+    if not beta > 0:
+        raise ValueError(f"beta={beta} must be above 0")
+    check_shapes(
+        policy_chosen=policy_chosen, policy_rejected=policy_rejected,
+        reference_chosen=reference_chosen, reference_rejected=reference_rejected,
+    )  # fmt: skip
+    chosen = beta * (policy_chosen - reference_chosen)
+    rejected = beta * (policy_rejected - reference_rejected)
+    return DPOLoss(
+        loss=bradley_terry_loss(chosen, rejected),
+        chosen_rewards=chosen.detach(), rejected_rewards=rejected.detach(),
+    )  # fmt: skip
+
+
+def _check_clip_range(clip_range: float) -> None:
+    if not clip_range > 0:
+        raise ValueError(f"clip_range={clip_range} must be above 0")

@@ -1,0 +1,150 @@
+"""One round of answers: sampled, read again by policy, reference and critic, and scored."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from course_utils.generation import check_prompts, encode_prompts, generate_tokens
+from course_utils.rlhf.actor import ActorCritic
+from course_utils.rlhf.config import PPOConfig
+from course_utils.rlhf.losses import selected_logprobs
+from course_utils.rlhf.rewards import check_scores
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# (prompts, answers) -> one score an answer.
+Reward = Callable[[Sequence[str], Sequence[str]], Tensor | Sequence[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """A batch of answers, and what policy, reference, critic and reward said of them.
+
+    Args:
+        sequences: Prompts, padded on the left, and answers, padded on the right,
+            (batch, prompt + new).
+        attention_mask: 1 on real tokens of both, (batch, prompt + new).
+        response_mask: True on an answer up to and including its end token, (batch, new).
+        logprobs: Log-probability of each token of the answer when it was drawn, in nats; 0 on
+            padding, (batch, new).
+        reference_logprobs: The same under the reference, (batch, new).
+        values: Value that the critic expected before each token, (batch, new).
+        scores: Score of each answer, less the penalty for a missing end token, (batch,).
+        texts: The answers, without special tokens.
+    """
+
+    sequences: Tensor
+    attention_mask: Tensor
+    response_mask: Tensor
+    logprobs: Tensor
+    reference_logprobs: Tensor
+    values: Tensor
+    scores: Tensor
+    texts: list[str]
+
+    @property
+    def responses(self) -> Tensor:
+        """Tokens of the answers, (batch, new)."""
+        return self.sequences[:, -self.response_mask.shape[1] :]
+
+
+@torch.no_grad()
+def roll_out(
+    actor: ActorCritic, tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str],
+    reward: Reward, config: PPOConfig, generator: torch.Generator | None = None,
+) -> Rollout:  # fmt: skip
+    """Let the policy answer each prompt, and collect all that PPO learns from.
+
+    Args:
+        actor: Policy, reference and critic, in evaluation mode.
+        tokenizer: Their tokenizer.
+        prompts: Rendered prompts, without the begin token, which is added here.
+        reward: Called once, with the prompts and the answers as text; one number an answer.
+        config: Length, temperature and the penalty for a missing end token.
+        generator: Source of the draws, on the actor's device.
+
+    Returns:
+        The batch; everything in it is without a gradient.
+
+    Raises:
+        ValueError: If a prompt is empty or too long, or a score is missing or not finite.
+    """
+    prompt_ids, prompt_mask = read_prompts(actor.policy, tokenizer, prompts, config.max_new_tokens)
+    responses = generate_tokens(
+        actor.policy, prompt_ids, prompt_mask, max_new_tokens=config.max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        temperature=config.temperature, generator=generator,
+    )  # fmt: skip
+    response_mask = up_to_end(responses, tokenizer.eos_token_id)
+    sequences = torch.cat([prompt_ids, responses], dim=1)
+    attention_mask = torch.cat([prompt_mask, response_mask.to(prompt_mask)], dim=1)
+
+    # The whole text is known now: one pass predicts every token of the answers from those before
+    # it. The last token predicts nothing.
+    inputs, n_new = (sequences[:, :-1], attention_mask[:, :-1]), responses.shape[1]
+    logits, values = actor(*inputs, last=n_new)
+    reference_logits = actor.reference_logits(*inputs, last=n_new)
+    logprobs, reference_logprobs = (
+        selected_logprobs(some, responses, config.temperature).masked_fill(~response_mask, 0)
+        for some in (logits, reference_logits)
+    )
+
+    texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
+    scores = score_answers(reward, prompts, texts).to(logprobs)
+    if config.missing_eos_penalty is not None:
+        has_no_end = (responses != tokenizer.eos_token_id).all(dim=1)
+        scores = scores - config.missing_eos_penalty * has_no_end
+    return Rollout(
+        sequences=sequences, attention_mask=attention_mask, response_mask=response_mask,
+        logprobs=logprobs, reference_logprobs=reference_logprobs, values=values, scores=scores,
+        texts=texts,
+    )  # fmt: skip
+
+
+def read_prompts(
+    policy: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str],
+    max_new_tokens: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Encode prompts for the policy, after a check that it can answer them.
+
+    Returns:
+        ``input_ids`` and ``attention_mask``, padded on the left, both (batch, seq).
+
+    Raises:
+        ValueError: If there is no prompt, or one is empty, or too long for an answer to follow.
+    """
+    if not len(prompts):
+        raise ValueError("there are no prompts: at least 1 is needed")
+    for i, prompt in enumerate(prompts):
+        if not prompt.strip():
+            raise ValueError(f"prompt {i} is empty ({prompt!r}): it must say something to answer")
+    device = next(policy.parameters()).device
+    input_ids, attention_mask = (t.to(device) for t in encode_prompts(tokenizer, prompts))
+    check_prompts(policy, attention_mask, max_new_tokens)
+    return input_ids, attention_mask
+
+
+def up_to_end(responses: Tensor, eos_token_id: int) -> Tensor:
+    """Return True on every token up to and including the first end token, (batch, new)."""
+    is_end = responses == eos_token_id
+    return is_end.cumsum(dim=1) - is_end.long() == 0
+
+
+def score_answers(reward: Reward, prompts: Sequence[str], texts: Sequence[str]) -> Tensor:
+    """Call a reward and check what it returns, (batch,).
+
+    Raises:
+        ValueError: If there is not one score an answer, or one is not finite.
+    """
+    scores = torch.as_tensor(reward(prompts, texts), dtype=torch.float64).detach()
+    if scores.shape != (len(texts),):
+        raise ValueError(
+            f"the reward returned scores of shape {tuple(scores.shape)}: "
+            f"there must be one for each of {len(texts)} answers"
+        )
+    check_scores(scores, texts)
+    return scores

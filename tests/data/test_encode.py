@@ -1,0 +1,115 @@
+import pytest
+
+from course_utils.data import (
+    IGNORED,
+    alpaca_prompt,
+    chat_prompt,
+    encode_answer,
+    encode_instruction,
+    encode_label,
+    encode_text,
+    load_task,
+)
+from course_utils.models import load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer("embedded")
+
+
+def test_a_text_is_all_targets_between_begin_and_end(tokenizer):
+    example = encode_text(tokenizer, "The miller sleeps.")
+    assert example["input_ids"] == example["labels"]
+    assert example["input_ids"][0] == tokenizer.bos_token_id
+    assert example["input_ids"][-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(example["input_ids"], skip_special_tokens=True) == "The miller sleeps."
+
+
+def test_of_an_answer_only_the_answer_is_a_target(tokenizer):
+    example = encode_answer(tokenizer, "Question: who?\nAnswer:", " Mira Tolen.")
+    targets = [t for t in example["labels"] if t != IGNORED]
+    assert tokenizer.decode(targets) == " Mira Tolen.<|end|>"
+    assert len(example["labels"]) == len(example["input_ids"])
+
+
+def test_a_long_prompt_loses_its_beginning_not_the_answer(tokenizer):
+    example = encode_answer(tokenizer, "word " * 400, " Mira.", max_length_tokens=32)
+    assert len(example["input_ids"]) == 32
+    assert tokenizer.decode([t for t in example["labels"] if t != IGNORED]) == " Mira.<|end|>"
+
+
+def test_a_labelled_text_has_no_end_token(tokenizer):
+    example = encode_label(tokenizer, "Never again.", 2)
+    assert example["labels"] == 2
+    assert tokenizer.eos_token_id not in example["input_ids"]
+
+
+# Instructions
+
+
+def targets_of(example: dict) -> list[int]:
+    return [t for t in example["labels"] if t != IGNORED]
+
+
+def test_an_instruction_is_a_chat_that_waits_for_the_answer(tokenizer):
+    text = chat_prompt(tokenizer, "Repeat.", "a, b.")
+    assert text == "<|user|>Repeat.\na, b.<|end|><|assistant|>"
+    assert chat_prompt(tokenizer, "Repeat.") == "<|user|>Repeat.<|end|><|assistant|>"
+
+
+def test_a_tokenizer_without_a_template_is_told_of_the_plain_form(tokenizer):
+    plain = load_tokenizer("embedded")
+    plain.chat_template = None
+    with pytest.raises(ValueError, match=r"has no chat template: use the plain form, alpaca_pr"):
+        chat_prompt(plain, "Repeat.")
+    example = encode_instruction(plain, "Repeat.", "", "a.", template="alpaca")
+    assert plain.decode(targets_of(example)) == "a.<|end|>"
+
+
+def test_the_plain_form_is_alpaca_s():
+    # The text of train.py in github.com/tatsu-lab/stanford_alpaca, filled in.
+    assert alpaca_prompt("Add.", "1 and 2") == (
+        "Below is an instruction that describes a task, paired with an input that provides "
+        "further context. Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nAdd.\n\n### Input:\n1 and 2\n\n### Response:"
+    )
+    assert alpaca_prompt("Add.") == (
+        "Below is an instruction that describes a task. Write a response that appropriately "
+        "completes the request.\n\n### Instruction:\nAdd.\n\n### Response:"
+    )
+
+
+@pytest.mark.parametrize("template", ["chat", "alpaca"])
+def test_the_answer_and_its_end_are_the_targets(tokenizer, template):
+    for row in load_task("instructions", "validation").select(range(20)):
+        asked = (row["instruction"], row["input"])
+        example = encode_instruction(tokenizer, *asked, row["output"], template=template)
+        prompt = chat_prompt(tokenizer, *asked) if template == "chat" else alpaca_prompt(*asked)
+        whole = tokenizer.bos_token + prompt + row["output"] + tokenizer.eos_token
+        assert tokenizer.decode(example["input_ids"]) == whole
+        n = len(targets_of(example))
+        assert example["labels"] == [IGNORED] * (len(example["labels"]) - n) + targets_of(example)
+        assert tokenizer.decode(example["input_ids"][-n:]) == row["output"] + tokenizer.eos_token
+        assert targets_of(example) == example["input_ids"][-n:]
+
+
+def test_the_loss_on_everything_changes_the_targets_only(tokenizer):
+    row = ("Repeat.", "a, b.", "a, b.")
+    everything = encode_instruction(tokenizer, *row, loss_on="all")
+    answer = encode_instruction(tokenizer, *row, loss_on="answer")
+    assert everything["input_ids"] == answer["input_ids"] == everything["labels"]
+    assert answer == encode_instruction(tokenizer, *row)
+
+
+def test_a_long_input_leaves_the_answer_and_its_end(tokenizer):
+    example = encode_instruction(tokenizer, "Repeat.", "word " * 200, "word.", max_length_tokens=40)
+    assert len(example["input_ids"]) == 40
+    assert tokenizer.decode(targets_of(example)) == "word.<|end|>"
+
+
+def test_unknown_forms_are_refused(tokenizer):
+    with pytest.raises(ValueError, match=r"loss_on='output' must be 'answer' or 'all'"):
+        encode_instruction(tokenizer, "a", "", "b", loss_on="output")
+    with pytest.raises(ValueError, match=r"template='plain' must be 'chat' or 'alpaca'"):
+        encode_instruction(tokenizer, "a", "", "b", template="plain")

@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from course_utils.evaluation import generate
+from course_utils.models import load_base_model, load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_base_model("embedded")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer("embedded")
+
+
+def test_sampling_is_seeded_and_greedy_is_not_sampled(model, tokenizer):
+    def write(seed: int, temperature: float) -> list[str]:
+        return generate(model, tokenizer, ["Once,"], max_new_tokens=12, temperature=temperature,
+                        seed=seed)  # fmt: skip
+
+    assert write(0, 1.0) == write(0, 1.0)
+    assert write(0, 1.0) != write(1, 1.0)
+    assert write(0, 0.0) == write(1, 0.0)
+
+
+def test_generation_does_not_disturb_the_caller_s_randomness(model, tokenizer):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    generate(model, tokenizer, ["Once,"], max_new_tokens=3, temperature=1.0)
+    assert torch.equal(torch.rand(3), expected)
