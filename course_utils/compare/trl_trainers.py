@@ -110,9 +110,11 @@ def quiet_trainer() -> Iterator[None]:
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     callbacks = (PrinterCallback, ProgressCallback)
     kept = [callback.on_log for callback in callbacks]
-    log = logging.getLogger("transformers")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    # TRL's own says that packing needs flash attention; the mask of sdpa keeps examples apart too.
+    loggers = [logging.getLogger(name) for name in ("transformers", "trl")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     for callback in callbacks:
         callback.on_log = lambda *_, **__: None
@@ -125,4 +127,5 @@ def quiet_trainer() -> Iterator[None]:
         for callback, on_log in zip(callbacks, kept, strict=True):
             callback.on_log = on_log
         datasets.enable_progress_bars()
-        log.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

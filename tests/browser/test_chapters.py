@@ -109,3 +109,40 @@ def test_chapter_04_runs_and_its_widget_answers(open_notebook):
     handle.press("ArrowRight")
     expect(picture).not_to_have_attribute("src", before)
     notebook.save_picture("04_direction_explorer")
+
+
+def test_chapter_07_runs_and_its_widget_answers(open_notebook):
+    notebook, chapter = run_chapter(open_notebook, "07_instruction_tuning")
+    widget = notebook.output(cell_with(chapter, "loss_mask_explorer(tokenizer)"))
+    count = widget.get_by_text("tokens carry loss").first
+    expect(count).to_be_visible()
+    before = count.inner_text()
+    notebook.save_picture("07_loss_mask_explorer")
+    widget.locator("select").nth(1).select_option(index=1)
+    expect(count).not_to_have_text(before)
+    notebook.save_picture("07_loss_mask_explorer_all")
+
+
+def test_chapter_08_runs_and_its_widget_answers(open_notebook):
+    notebook, chapter = run_chapter(open_notebook, "08_reward_models")
+    widget = notebook.output(cell_with(chapter, "reward_explorer(reward"))
+    picture = widget.locator("img").first
+    before = picture.get_attribute("src")
+    notebook.save_picture("08_reward_explorer")
+    answer = widget.locator("textarea").nth(1)
+    answer.fill("You are a kind person. Nobody knows.")
+    answer.press("Tab")
+    expect(picture).not_to_have_attribute("src", before)
+    notebook.save_picture("08_reward_explorer_typed")
+
+
+def test_chapter_09_runs_and_its_widget_answers(open_notebook):
+    notebook, chapter = run_chapter(open_notebook, "09_rlhf_with_ppo")
+    widget = notebook.output(cell_with(chapter, "clip_explorer()"))
+    picture = widget.locator("img").first
+    before = picture.get_attribute("src")
+    handle = widget.locator(".noUi-handle").first
+    handle.focus()
+    handle.press("ArrowRight")
+    expect(picture).not_to_have_attribute("src", before)
+    notebook.save_picture("09_clip_explorer")
