@@ -99,7 +99,7 @@ STUDIES = {
         ),
         Study(
             name="instruction_trl", tasks=("following_trl",), methods=("assistant_peft",),
-            sizes=(5000,),
+            sizes=(5000,), seeds=(0, 1),
         ),
         Study(
             name="reward_data", tasks=("rewards",), methods=("reward_lora",),

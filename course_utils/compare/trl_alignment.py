@@ -1,6 +1,8 @@
 """A policy aligned by TRL's trainers: PPO, RLOO, GRPO and DPO on one assistant and one reward."""
 
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -154,7 +156,8 @@ def train_ppo_with_trl(
             reward_model=ScoreBeforeEnd(reward, tokenizer.eos_token_id), value_model=critic,
             train_dataset=Dataset.from_list(rows),
         )  # fmt: skip
-        trainer.train()
+        with redirect_stdout(StringIO()):  # it announces its phases
+            trainer.train()
         policy = trainer.accelerator.unwrap_model(trainer.model).policy
     log = [line for line in trainer.state.log_history if "objective/kl" in line]
     return policy.eval(), log
