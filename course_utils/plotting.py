@@ -71,7 +71,7 @@ def plot_lines(
     series: Mapping[str, Mapping[float, Sequence[float]]], title: str, *, x: str, y: str,
     log_x: bool = False, log_y: bool = False, height: float = 3.8,
 ) -> "Axes":  # fmt: skip
-    """Draw one line a method: means over seeds, every seed as a dot, the 95 % interval as a band.
+    """Draw one line a method: means over seeds, every seed a dot, a 95 % interval of three or more.
 
     Args:
         series: For each method, the values of its seeds at each x.
@@ -91,8 +91,9 @@ def plot_lines(
         bands = [interval(points[place]) for place in places]
         means = [mean for mean, _, _ in bands]
         ax.plot(places, means, color=style.colour, marker=style.marker, linestyle=dashes)
-        ax.fill_between(places, [low for _, low, _ in bands], [high for _, _, high in bands],
-                        color=style.colour, alpha=0.12, linewidth=0)  # fmt: skip
+        if min(map(len, points.values())) > 2:  # of two runs the dots say more
+            ax.fill_between(places, [low for _, low, _ in bands], [high for _, _, high in bands],
+                            color=style.colour, alpha=0.12, linewidth=0)  # fmt: skip
         for place in places:
             values = points[place]
             ax.plot([place] * len(values), values, ".", color=style.colour, alpha=0.5, markersize=4)

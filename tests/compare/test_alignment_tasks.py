@@ -43,9 +43,7 @@ def test_what_is_trained_on():
 @pytest.mark.parametrize(("name", "noise"), [("rewards", 0), ("rewards_noise40", 0.4)])
 def test_labels_are_swapped_at_the_rate_of_the_name(tokenizer, pairs, name: str, noise: float):
     task = ALIGNMENT_TASKS[name]
-    clean = [
-        encode_pair(tokenizer, row["prompt"], row["chosen"], row["rejected"]) for row in pairs
-    ]
+    clean = [encode_pair(tokenizer, row["prompt"], row["chosen"], row["rejected"]) for row in pairs]
     once = [task.encode(tokenizer, row) for row in pairs]
     assert once == [task.encode(tokenizer, row) for row in pairs]
     share = sum(a != b for a, b in zip(clean, once, strict=True)) / len(pairs)
