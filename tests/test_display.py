@@ -105,6 +105,7 @@ class OnlyADocstring(Exception):  # noqa: N818
 def test_repeated_runs_are_shown_with_their_interval_and_single_ones_without():
     assert with_interval([0.5]) == "0.50"
     assert with_interval([1.0, 2.0, 3.0]) == "2.00 (-0.48 to 4.48)"
+    assert with_interval([1.0, 3.0]) == "2.00 (1.00 and 3.00)"
 
 
 def test_a_table_of_bars_has_a_row_a_name_and_the_columns_asked_for():
@@ -112,7 +113,7 @@ def test_a_table_of_bars_has_a_row_a_name_and_the_columns_asked_for():
     lines = shown.splitlines()
     assert lines[0].split() == ["size", "score"]
     assert lines[1].split() == ["a", "10", "1.00"]
-    assert lines[2].split() == ["b", "20", "2.00", "(2.00", "to", "2.00)"]
+    assert lines[2].split() == ["b", "20", "2.00", "(2.00", "and", "2.00)"]
 
 
 def test_a_table_of_lines_has_a_row_a_place_and_gaps_where_nothing_was_run():
