@@ -10,9 +10,12 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import nn
 
 _MANIFEST = "manifest.json"
 _STATE = "state.pt"
@@ -85,6 +88,38 @@ def load_checkpoint(folder: Path) -> dict | None:
             f"every checkpoint in {folder} is damaged: delete the folder to start again"
         )
     return None
+
+
+def run_identity(config: object, besides: Collection[str]) -> str:
+    """Return what must be equal for a run to be resumed: a configuration, but for some fields."""
+    fields = {name: value for name, value in asdict(config).items() if name not in besides}
+    return json.dumps(fields, sort_keys=True)
+
+
+def resume_checkpoint(folder: Path, identity: str, trained: Sequence[nn.Parameter]) -> dict | None:
+    """Put the newest whole checkpoint's weights back, and return it, or None if there is none.
+
+    Args:
+        folder: Where the checkpoints are; their ``config`` is an identity, ``weights`` the weights.
+        identity: That of the run, from ``run_identity``.
+        trained: Parameters, in the order in which their weights were saved.
+
+    Raises:
+        ValueError: If the folder holds a run with another configuration.
+        CheckpointError: As ``load_checkpoint``.
+    """
+    state = load_checkpoint(folder)
+    if state is None:
+        return None
+    if state["config"] != identity:
+        raise ValueError(
+            f"{folder} holds a run with another configuration: choose another checkpoint_dir or "
+            "delete it"
+        )
+    with torch.no_grad():
+        for parameter, saved in zip(trained, state["weights"], strict=True):
+            parameter.copy_(saved)
+    return state
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -4,22 +4,15 @@ Each task differs from ``following`` or ``rewards`` in one thing: what carries l
 trained on, how many labels are wrong, or whose trainer runs.
 """
 
-from collections import defaultdict
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
-from course_utils.compare.tasks import (
-    Row,
-    Task,
-    encode_row,
-    pair_loss,
-    score_exact,
-    score_pairs,
-)
+from course_utils.compare.tasks import Row, Task, encode_row, pair_accuracy, score_exact
 from course_utils.compare.trl_trainers import train_reward_with_trl, train_sft_with_trl
 from course_utils.data import chat_prompt, encode_pair, load_task
-from course_utils.evaluation import greedy_matches
+from course_utils.evaluation import recall_by
+from course_utils.rlhf.assistant import pair_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,20 +26,17 @@ def matches_by_type(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", rows: list[Row]
 ) -> dict[str, float]:
     """Return the share of instructions answered exactly, by type."""
-    prompts = [chat_prompt(tokenizer, row["instruction"], row["input"]) for row in rows]
-    answers = [row["output"] for row in rows]
-    found = greedy_matches(model, tokenizer, prompts, answers, with_end=True)
-    by_type: dict[str, list[bool]] = defaultdict(list)
-    for row, is_right in zip(rows, found, strict=True):
-        by_type[row["type"]].append(is_right)
-    return {name: sum(some) / len(some) for name, some in sorted(by_type.items())}
+    probes = [
+        {"prompt": chat_prompt(tokenizer, row["instruction"], row["input"]),
+         "answer": row["output"], "type": row["type"]}
+        for row in rows
+    ]  # fmt: skip
+    return recall_by(model, tokenizer, probes, "type", with_end=True)
 
 
 def _details(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> Row:
     return {
-        f"{split}_by_type": matches_by_type(
-            model, tokenizer, list(load_task("instructions", split))
-        )
+        f"{split}_by_type": matches_by_type(model, tokenizer, list(load_task(_SET, split)))
         for split in ("test", "test_unseen")
     }
 
@@ -67,7 +57,7 @@ _FOLLOWING = {
     "test_splits": ("test", "test_unseen"), "task_set": _SET,
 }  # fmt: skip
 _REWARDS = {
-    "metric": "pair accuracy", "score": partial(score_pairs, encode=encode_chat_pair),
+    "metric": "pair accuracy", "score": partial(pair_accuracy, encode=encode_chat_pair),
     "test_splits": ("test", "test_unseen", "test_longer_is_worse"), "steps": REWARD_STEPS,
     "num_labels": 1, "loss_function": pair_loss, "task_set": "preferences",
 }  # fmt: skip

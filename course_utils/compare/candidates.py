@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from course_utils.compare.trl_trainers import lora_of_peft
 from course_utils.methods import Method, apply
 from course_utils.methods.dora import DoRAConfig
 from course_utils.methods.dylora import DyLoRAConfig
@@ -14,7 +15,7 @@ from course_utils.methods.frozen import FrozenFineTuning, FullFineTuning
 from course_utils.methods.lora import LoRAConfig
 from course_utils.methods.nola import NOLAConfig
 from course_utils.quantization import quantize_model
-from course_utils.rlhf.assistant import ASSISTANT, REWARD, load_assistant
+from course_utils.rlhf.assistant import ASSISTANT, REWARD, copy_trunk, load_assistant
 
 Rates = tuple[float, ...]
 RANKS = (1, 2, 4, 8, 16)
@@ -69,21 +70,9 @@ def _reward_on_assistant(put_on: Callable[[nn.Module], nn.Module]) -> Candidate:
     """Start from the assistant's trunk in place of the base model's."""
 
     def on_assistant(model: nn.Module) -> nn.Module:
-        weights = load_assistant().base_model.state_dict()
-        model.base_model.load_state_dict(weights)
-        return put_on(model)
+        return put_on(copy_trunk(load_assistant(), model))
 
     return Candidate(put_on=on_assistant, rates=(3e-3,))
-
-
-def _lora_of_peft(rank: int, alpha: int) -> Callable[[list[str] | None], Any]:
-    def make(head: list[str] | None) -> Any:  # noqa: ANN401
-        from peft import LoraConfig
-
-        return LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear",
-                          exclude_modules=head, modules_to_save=head)  # fmt: skip
-
-    return make
 
 
 def _pissa(head: list[str] | None) -> Any:  # noqa: ANN401
@@ -143,7 +132,7 @@ CANDIDATES = {
     "vera": _peft(_vera, (3e-2, 1e-1)),
     "ia3": _peft(_ia3, (3e-2, 1e-1)),
     "assistant_lora": _ours(ASSISTANT, (3e-3,)),
-    "assistant_peft": _peft(_lora_of_peft(16, 32), (3e-3,)),
+    "assistant_peft": _peft(partial(lora_of_peft, ASSISTANT), (3e-3,)),
     "reward_lora": _reward_on_assistant(partial(apply, method=REWARD)),
-    "reward_peft": _reward_on_assistant(_peft(_lora_of_peft(8, 16), ()).put_on),
+    "reward_peft": _reward_on_assistant(_peft(partial(lora_of_peft, REWARD), ()).put_on),
 }  # fmt: skip

@@ -19,15 +19,14 @@ from torch import nn
 
 from course_utils.compare.study import header, load_results, results_path
 from course_utils.compare.trl_alignment import (
-    RANK,
+    POLICY,
     train_dpo_with_trl,
     train_online_with_trl,
     train_ppo_with_trl,
 )
 from course_utils.data import chat_prompt, load_task
-from course_utils.generation import generate_tokens
+from course_utils.generation import generate_tokens, position_ids
 from course_utils.methods import apply
-from course_utils.methods.lora import LoRAConfig
 from course_utils.models import load_tokenizer
 from course_utils.rlhf.actor import SharedActorCritic
 from course_utils.rlhf.assistant import load_assistant, load_reward_model
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Row = dict[str, object]
+COMMAND = "python -m course_utils.compare.frontier"
 SEEDS = (0, 1)
 N_ASKED, MAX_NEW_TOKENS = 150, 40
 CONFIG = PPOConfig(
@@ -86,7 +86,7 @@ def rendered(tokenizer: "PreTrainedTokenizerBase", questions: Sequence[str]) -> 
 
 def run_ppo(start: Start, config: PPOConfig) -> tuple[nn.Module, list[dict]]:
     """Train with our PPO, one model for policy, reference and critic."""
-    policy = apply(start.policy, LoRAConfig(rank=RANK, alpha=2 * RANK))
+    policy = apply(start.policy, POLICY)
     prompts = rendered(start.tokenizer, load_task("questions", "train")["question"])
     result = train_ppo(SharedActorCritic(policy), start.tokenizer, prompts, start.reward, config)
     return policy, result.history
@@ -146,9 +146,8 @@ def sample_answers(
     is_answer = up_to_end(answers, tokenizer.eos_token_id)
     whole, n = torch.cat([ids, answers], dim=1), answers.shape[1]
     seen = torch.cat([mask, is_answer.to(mask)], dim=1)
-    positions = (seen.cumsum(1) - 1).clamp(min=0)
     inputs = {"input_ids": whole[:, :-1], "attention_mask": seen[:, :-1],
-              "position_ids": positions[:, :-1]}  # fmt: skip
+              "position_ids": position_ids(seen[:, :-1])}  # fmt: skip
     logprobs = [
         selected_logprobs(model(**inputs, logits_to_keep=n).logits.float(), answers)
         for model in (policy, reference)
@@ -199,7 +198,7 @@ def load_frontier() -> list[Row]:
     Raises:
         FileNotFoundError: If the frontier was not recorded.
     """
-    return load_results("frontier")
+    return load_results("frontier", command=COMMAND)
 
 
 def runs_of(rows: Sequence[Row], route: str, price: float | None = None) -> list[Row]:
@@ -213,11 +212,8 @@ def along_kl(
     """Return, for each route, a quantity of its seeds at the mean KL of each price."""
     series = {}
     for route in routes:
-        prices = sorted({row["price"] for row in runs_of(rows, route)})
-        some = [runs_of(rows, route, price) for price in prices]
-        series[route] = {
-            round(fmean(run["kl"] for run in runs), 2): [run[what] for run in runs] for runs in some
-        }
+        kl, values = (by_price(rows, name, route) for name in ("kl", what))
+        series[route] = {round(fmean(kl[price]), 2): values[price] for price in kl}
     return series
 
 
@@ -252,7 +248,7 @@ def main(
         torch.set_num_threads(threads)
     path = results_path("frontier")
     if not path.is_file():
-        first = header("frontier", SEEDS, command="python -m course_utils.compare.frontier")
+        first = header("frontier", SEEDS, command=COMMAND)
         path.write_text(json.dumps(first) + "\n", encoding="utf-8")
     done = {(row["route"], row["price"], row["seed"]) for row in load_frontier()}
     for route in routes or ROUTES:

@@ -201,7 +201,7 @@ def results_path(name: str) -> Path:
     return data_dir() / "results" / f"{name}.jsonl"
 
 
-def load_results(name: str) -> list[Row]:
+def load_results(name: str, *, command: str = "") -> list[Row]:
     """Return the runs of a recorded study; its first line says how it was made.
 
     Raises:
@@ -210,7 +210,7 @@ def load_results(name: str) -> list[Row]:
     path = results_path(name)
     if not path.is_file():
         raise FileNotFoundError(
-            f"no results of {name!r}: run `python -m course_utils.compare {name}`"
+            f"no results of {name!r}: run `{command or f'python -m course_utils.compare {name}'}`"
         )
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
 

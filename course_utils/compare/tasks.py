@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
 
 from course_utils.data import (
     chat_prompt,
@@ -19,6 +18,7 @@ from course_utils.data import (
     pair_scores,
 )
 from course_utils.evaluation import accuracy, greedy_matches, perplexity
+from course_utils.rlhf.assistant import pair_loss
 from course_utils.training import RunResult, train
 from course_utils.training.loop import LossFunction
 
@@ -125,13 +125,7 @@ def _encode_pair(tokenizer: "PreTrainedTokenizerBase", row: Row) -> dict:
     ))  # fmt: skip
 
 
-def pair_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Return the Bradley-Terry loss, -log sigmoid(chosen - rejected), of a batch of pairs."""
-    chosen, rejected = pair_scores(model, batch)
-    return -nn.functional.logsigmoid(chosen - rejected).mean()
-
-
-def score_pairs(
+def pair_accuracy(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", rows: list[Row], *,
     encode: Callable[["PreTrainedTokenizerBase", Row], dict] = _encode_pair,
 ) -> float:  # fmt: skip
@@ -165,7 +159,7 @@ TASKS = {
              batch_size=4, packing_length_tokens=256),
         Task(name="instructions", metric="exact match", encode=encode_row,
              score=score_exact, test_splits=("test", "test_unseen"), steps=80),
-        Task(name="preferences", metric="pair accuracy", encode=_encode_pair, score=score_pairs,
+        Task(name="preferences", metric="pair accuracy", encode=_encode_pair, score=pair_accuracy,
              test_splits=("test", "test_unseen"), steps=64, num_labels=1,
              loss_function=pair_loss),
     )

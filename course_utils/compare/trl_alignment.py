@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from course_utils.compare.trl_trainers import quiet_trainer
+from course_utils.compare.trl_trainers import lora_of_peft, plain_options, quiet_trainer
 from course_utils.data import chat_prompt
 from course_utils.generation import encode_prompts
 from course_utils.methods import apply
@@ -20,19 +20,9 @@ from course_utils.rlhf.rewards import RewardModel
 from course_utils.rlhf.rollout import Reward
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-RANK = 8
-
-
-def lora_of_peft(rank: int = RANK) -> "LoraConfig":
-    """Return PEFT's LoRA on all linear layers, as ours in the policy."""
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
+POLICY = LoRAConfig(rank=8, alpha=16)
 
 
 def train_online_with_trl(
@@ -132,11 +122,11 @@ def train_ppo_with_trl(
             {"input_ids": row[keep.bool()].tolist()} for row, keep in zip(ids, mask, strict=True)
         ]
         trunk = classifier_on(model, model.config._name_or_path)
-        critic = apply(trunk, LoRAConfig(rank=RANK, alpha=2 * RANK))
+        critic = apply(trunk, POLICY)
         left = _left_padding(tokenizer)
         trainer = PPOTrainer(
             args=TheirConfig(
-                output_dir=folder, learning_rate=config.learning_rate,
+                **plain_options(folder, config), learning_rate=config.learning_rate,
                 # With accumulated gradients TRL would not step after every minibatch, and would
                 # average its metrics over places that it never fills.
                 per_device_train_batch_size=config.batch_size, gradient_accumulation_steps=1,
@@ -147,12 +137,10 @@ def train_ppo_with_trl(
                 lam=config.lam, cliprange=config.clip_range, vf_coef=config.vf_coef,
                 cliprange_value=config.value_clip_range, whiten_rewards=config.whiten_rewards,
                 missing_eos_penalty=config.missing_eos_penalty, stop_token="eos",
-                num_sample_generations=0, lr_scheduler_type="constant", seed=config.seed,
-                local_rollout_forward_batch_size=config.batch_size, save_strategy="no",
-                logging_steps=1, report_to="none", disable_tqdm=not config.show_progress,
-                bf16=False, gradient_checkpointing=False, dataloader_pin_memory=False,
+                num_sample_generations=0, lr_scheduler_type="constant", bf16=False,
+                local_rollout_forward_batch_size=config.batch_size,
             ),
-            processing_class=left, model=model, ref_model=None, peft_config=lora_of_peft(),
+            processing_class=left, model=model, ref_model=None, peft_config=lora_of_peft(POLICY),
             reward_model=ScoreBeforeEnd(reward, tokenizer.eos_token_id), value_model=critic,
             train_dataset=Dataset.from_list(rows),
         )  # fmt: skip
@@ -217,13 +205,12 @@ def _run(
     with TemporaryDirectory() as folder, quiet_trainer():
         trainer = trainer_class(
             model=model, processing_class=_left_padding(tokenizer), train_dataset=rows,
-            peft_config=lora_of_peft(),
+            peft_config=lora_of_peft(POLICY),
             args=config_class(
-                output_dir=folder, max_steps=config.n_updates, learning_rate=config.learning_rate,
-                per_device_train_batch_size=config.batch_size, lr_scheduler_type="constant",
-                max_grad_norm=config.max_grad_norm, seed=config.seed, save_strategy="no",
-                logging_steps=1, report_to="none", disable_tqdm=not config.show_progress,
-                bf16=False, gradient_checkpointing=False, dataloader_pin_memory=False, **options,
+                **plain_options(folder, config), max_steps=config.n_updates,
+                learning_rate=config.learning_rate, lr_scheduler_type="constant",
+                per_device_train_batch_size=config.batch_size, max_grad_norm=config.max_grad_norm,
+                bf16=False, **options,
             ),
             **arguments,
         )  # fmt: skip

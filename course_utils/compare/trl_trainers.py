@@ -8,13 +8,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from course_utils.data import Example
+from course_utils.data import IGNORED, Example
+from course_utils.methods.lora import LoRAConfig
+from course_utils.rlhf.config import PPOConfig
 from course_utils.training import RunResult, TrainingConfig, cosine_factor, fused_adamw
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 
 def train_sft_with_trl(
@@ -28,8 +33,6 @@ def train_sft_with_trl(
         config: How to train.
     """
     from trl import SFTConfig, SFTTrainer
-
-    from course_utils.data import IGNORED
 
     rows = [
         {"input_ids": list(e["input_ids"]),
@@ -69,22 +72,19 @@ def _run(
 
     from course_utils.models import load_tokenizer
 
-    dataset: Dataset = Dataset.from_list(rows)
     optimizer = fused_adamw(model, config)
     with TemporaryDirectory() as folder, quiet_trainer():
         trainer = trainer_class(
             model=model,
             args=config_class(
-                output_dir=folder, max_steps=config.max_steps, logging_steps=1, save_strategy="no",
-                per_device_train_batch_size=config.batch_size, seed=config.seed,
-                max_grad_norm=config.max_grad_norm, bf16=config.precision == "bfloat16",
-                fp16=config.precision == "float16", gradient_checkpointing=False,
-                disable_tqdm=not config.show_progress, dataloader_pin_memory=False,
-                report_to="none", **options,
+                **plain_options(folder, config), max_steps=config.max_steps,
+                per_device_train_batch_size=config.batch_size, max_grad_norm=config.max_grad_norm,
+                bf16=config.precision == "bfloat16", fp16=config.precision == "float16",
+                **options,
             ),
             # Theirs would take the first step of the warm-up at rate 0.
             optimizers=(optimizer, LambdaLR(optimizer, partial(cosine_factor, config=config))),
-            train_dataset=dataset,
+            train_dataset=Dataset.from_list(rows),
             processing_class=load_tokenizer(model.config._name_or_path),
         )  # fmt: skip
         start = time.perf_counter()
@@ -99,6 +99,25 @@ def _run(
         gradient_norms=[float(line["grad_norm"]) for line in log],
         tokens=tokens, seconds=seconds, tokens_per_second=tokens / seconds, peak_bytes=0,
     )  # fmt: skip
+
+
+def lora_of_peft(method: LoRAConfig, head: list[str] | None = None) -> "LoraConfig":
+    """Return PEFT's configuration of our LoRA, for a model with a new ``head`` or with none."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=method.rank, lora_alpha=method.alpha, target_modules=method.target_modules,
+        exclude_modules=head, modules_to_save=head, task_type=None if head else "CAUSAL_LM",
+    )  # fmt: skip
+
+
+def plain_options(folder: str, config: TrainingConfig | PPOConfig) -> dict[str, Any]:
+    """Return what every run with TRL has in common: each step logged, nothing kept or sent."""
+    return {
+        "output_dir": folder, "seed": config.seed, "disable_tqdm": not config.show_progress,
+        "logging_steps": 1, "save_strategy": "no", "report_to": "none",
+        "gradient_checkpointing": False, "dataloader_pin_memory": False,
+    }  # fmt: skip
 
 
 @contextmanager

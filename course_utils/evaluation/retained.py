@@ -31,12 +31,20 @@ class Retention:
 
 
 def recall_by(
-    model: nn.Module, tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Mapping], key: str
-) -> dict[str, float]:
-    """Return the share of probes (``prompt``, ``answer``) answered exactly, grouped by a column."""
-    matches = greedy_matches(
-        model, tokenizer, [r["prompt"] for r in rows], [r["answer"] for r in rows]
-    )
+    model: nn.Module, tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Mapping], key: str, *,
+    with_end: bool = False,
+) -> dict[str, float]:  # fmt: skip
+    """Return the share of probes (``prompt``, ``answer``) answered exactly, grouped by a column.
+
+    Args:
+        model: Causal language model.
+        tokenizer: Its tokenizer.
+        rows: Probes with the column.
+        key: The column.
+        with_end: Whether the end token must follow the answer.
+    """
+    prompts, answers = ([row[name] for row in rows] for name in ("prompt", "answer"))
+    matches = greedy_matches(model, tokenizer, prompts, answers, with_end=with_end)
     groups: dict[str, list[bool]] = defaultdict(list)
     for row, is_right in zip(rows, matches, strict=True):
         groups[row[key]].append(is_right)

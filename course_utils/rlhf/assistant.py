@@ -71,7 +71,7 @@ def train_assistant(
 
 
 def pair_loss(model: "nn.Module", batch: Batch) -> torch.Tensor:
-    """Return the Bradley-Terry loss of a batch of joined pairs."""
+    """Return the Bradley-Terry loss of a batch of joined pairs, (batch, seq) each, a scalar."""
     return bradley_terry_loss(*pair_scores(model, batch))
 
 
@@ -103,10 +103,13 @@ def classifier_on(trunk: "PreTrainedModel", source: Source = EMBEDDED) -> "PreTr
         source: What it was loaded from.
     """
     torch.manual_seed(0)
-    model = load_base_model(source, num_labels=1)
-    weights = getattr(trunk, trunk.base_model_prefix).state_dict()
-    getattr(model, model.base_model_prefix).load_state_dict(weights)
-    return model
+    return copy_trunk(trunk, load_base_model(source, num_labels=1))
+
+
+def copy_trunk(source: "PreTrainedModel", target: "PreTrainedModel") -> "PreTrainedModel":
+    """Give ``target`` the weights of ``source`` below its head, in place, and return it."""
+    target.base_model.load_state_dict(source.base_model.state_dict())
+    return target
 
 
 def adapter_folder(name: str) -> Path:
@@ -135,7 +138,7 @@ def load_assistant(source: Source = EMBEDDED, **changes: object) -> "PreTrainedM
 def load_reward_model(
     assistant: "PreTrainedModel", source: Source = EMBEDDED, **changes: object
 ) -> RewardModel:
-    """Return the trained reward model, standardised on the answers of the training pairs.
+    """Return the trained reward model, standardised on answers of the validation pairs.
 
     Args:
         assistant: Plain assistant, whose trunk it grows on.

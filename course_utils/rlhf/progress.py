@@ -1,14 +1,14 @@
 """Where a PPO run stands: optimizer, randomness, price of KL, metrics; on disk and back."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from course_utils.checkpoints import load_checkpoint, save_checkpoint
+from course_utils.checkpoints import resume_checkpoint, run_identity, save_checkpoint
 from course_utils.rlhf.actor import ActorCritic
 from course_utils.rlhf.config import PPOConfig
+
+_PLACES = ("checkpoint_dir", "checkpoint_every_updates", "show_progress")
 
 
 class Progress:
@@ -33,8 +33,8 @@ class Progress:
         self.kl_coef = config.kl_coef
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
-        if config.checkpoint_dir and (state := load_checkpoint(Path(config.checkpoint_dir))):
-            self._resume(state)
+        if config.checkpoint_dir:
+            self._resume(Path(config.checkpoint_dir))
 
     @property
     def updates_done(self) -> int:
@@ -59,27 +59,16 @@ class Progress:
         if not config.checkpoint_dir or not is_due:
             return
         save_checkpoint(Path(config.checkpoint_dir), done, {
-            "config": _identity(config), "weights": [p.detach() for p in self.trained],
+            "config": run_identity(config, _PLACES), "weights": [p.detach() for p in self.trained],
             "optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state(),
             "kl_coef": self.kl_coef, "history": self.history, "seconds": self.seconds,
         })  # fmt: skip
 
-    def _resume(self, state: dict) -> None:
-        if state["config"] != _identity(self.config):
-            raise ValueError(
-                f"{self.config.checkpoint_dir} holds a run with another configuration: "
-                "choose another checkpoint_dir or delete it"
-            )
-        with torch.no_grad():
-            for parameter, saved in zip(self.trained, state["weights"], strict=True):
-                parameter.copy_(saved)
+    def _resume(self, folder: Path) -> None:
+        state = resume_checkpoint(folder, run_identity(self.config, _PLACES), self.trained)
+        if state is None:
+            return
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.kl_coef, self.history = state["kl_coef"], state["history"]
         self.seconds = state["seconds"]
-
-
-def _identity(config: PPOConfig) -> str:
-    """Return what must be equal for a run to be resumed."""
-    places = ("checkpoint_dir", "checkpoint_every_updates", "show_progress")
-    return json.dumps({k: v for k, v in asdict(config).items() if k not in places}, sort_keys=True)

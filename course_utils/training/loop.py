@@ -4,7 +4,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from course_utils.checkpoints import load_checkpoint, save_checkpoint
+from course_utils.checkpoints import resume_checkpoint, run_identity, save_checkpoint
 from course_utils.data import (
     Batch,
     Example,
@@ -35,6 +34,7 @@ from course_utils.training.schedule import cosine_factor, fused_adamw
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+_PLACES = ("checkpoint_dir", "checkpoint_every_steps", "metrics_file", "show_progress")
 LossFunction = Callable[[nn.Module, Batch], Tensor]
 OptimizerFactory = Callable[[nn.Module], Sequence[torch.optim.Optimizer]]
 
@@ -205,26 +205,19 @@ class _Run:
             "step": step, "weights": [p.detach() for p in self.trainable],
             "tokens": self.tokens, "seconds": self.seconds,
             "optimizers": [o.state_dict() for o in self.optimizers], "history": self.history,
-            "rng": torch.get_rng_state(), "config": _identity(config),
+            "rng": torch.get_rng_state(), "config": run_identity(config, _PLACES),
         })  # fmt: skip
 
     def _resume(self) -> int:
         """Take up the newest whole checkpoint and return the number of steps done."""
-        state = None
-        if self.config.checkpoint_dir:
-            state = load_checkpoint(Path(self.config.checkpoint_dir))
+        state, folder = None, self.config.checkpoint_dir
+        if folder:
+            identity = run_identity(self.config, _PLACES)
+            state = resume_checkpoint(Path(folder), identity, self.trainable)
         if self.config.metrics_file:
             _rewind(Path(self.config.metrics_file), state["step"] if state else 0)
         if state is None:
             return 0
-        if state["config"] != _identity(self.config):
-            raise ValueError(
-                f"{self.config.checkpoint_dir} holds a run with another configuration: "
-                "choose another checkpoint_dir or delete it"
-            )
-        with torch.no_grad():
-            for parameter, saved in zip(self.trainable, state["weights"], strict=True):
-                parameter.copy_(saved)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.groups = [group for o in self.optimizers for group in o.param_groups]
@@ -240,12 +233,6 @@ def _rewind(metrics_file: Path, step: int) -> None:
     if metrics_file.is_file():
         lines = metrics_file.read_text(encoding="utf-8").splitlines()[:step]
         metrics_file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-def _identity(config: TrainingConfig) -> str:
-    """Return what must be equal for a run to be resumed."""
-    places = ("checkpoint_dir", "checkpoint_every_steps", "metrics_file", "show_progress")
-    return json.dumps({k: v for k, v in asdict(config).items() if k not in places}, sort_keys=True)
 
 
 def _accelerator(config: TrainingConfig, device: torch.device) -> "Accelerator":

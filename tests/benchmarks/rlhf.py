@@ -22,8 +22,8 @@ from peft import get_peft_model
 from torch import nn
 from transformers import GenerationConfig
 
-from course_utils.compare.trl_alignment import lora_of_peft, train_ppo_with_trl
-from course_utils.compare.trl_trainers import quiet_trainer, train_sft_with_trl
+from course_utils.compare.trl_alignment import train_ppo_with_trl
+from course_utils.compare.trl_trainers import lora_of_peft, quiet_trainer, train_sft_with_trl
 from course_utils.data import chat_prompt, encode_instruction, load_task
 from course_utils.generation import encode_prompts, generate_tokens
 from course_utils.intervals import interval
@@ -38,7 +38,7 @@ from course_utils.rlhf.rollout import up_to_end
 from course_utils.training import TrainingConfig, train
 
 ROUNDS = 6
-LORA = LoRAConfig(rank=8, alpha=16)  # as lora_of_peft
+LORA = LoRAConfig(rank=8, alpha=16)
 PPO = PPOConfig(n_updates=4, batch_size=32, minibatch_size=16, show_progress=False)
 SFT = TrainingConfig(
     max_steps=20, learning_rate=1e-3, batch_size=4, packing_length_tokens=256, show_progress=False
@@ -101,7 +101,7 @@ def sft(config: TrainingConfig = SFT) -> Contest:
     ]
 
     def with_lora() -> nn.Module:
-        return get_peft_model(load_base_model("embedded"), lora_of_peft())
+        return get_peft_model(load_base_model("embedded"), lora_of_peft(LORA))
 
     return {
         "ours, packed": lambda: train(with_lora(), examples, config).tokens_per_second,

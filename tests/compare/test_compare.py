@@ -20,10 +20,10 @@ from course_utils.compare import (
     tasks,
 )
 from course_utils.compare.__main__ import main
-from course_utils.compare.tasks import pair_loss
 from course_utils.data import load_task, pad_examples
 from course_utils.methods import count_parameters
 from course_utils.models import load_base_model, load_tokenizer
+from course_utils.rlhf.assistant import pair_loss
 
 
 def row(

@@ -10,10 +10,10 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from course_utils.compare.tasks import pair_loss
 from course_utils.compare.trl_trainers import train_reward_with_trl, train_sft_with_trl
 from course_utils.data import IGNORED, encode_instruction, encode_pair, pack_examples
 from course_utils.models import load_base_model, load_tokenizer
+from course_utils.rlhf.assistant import pair_loss
 from course_utils.training import TrainingConfig, train
 from tests.tiny_models import write_tiny_model
 

@@ -4,19 +4,9 @@ import torch
 from course_utils.evaluation import language_model_of, perplexity, retention
 from course_utils.methods import apply
 from course_utils.methods.frozen import FullFineTuning
-from course_utils.models import load_base_model, load_tokenizer
+from course_utils.models import load_base_model
 
 TEXTS = ["The miller sleeps.", "Question: Where does the heron live?\nAnswer: In the reed beds."]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return load_base_model("embedded")
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer("embedded")
 
 
 def test_a_classifier_s_trunk_still_speaks(model, tokenizer):

@@ -5,20 +5,10 @@ import torch
 
 from course_utils.data import encode_label, encode_text
 from course_utils.evaluation import accuracy, generate, greedy_matches, perplexity
-from course_utils.models import load_base_model, load_tokenizer
+from course_utils.models import load_base_model
 from course_utils.world.probes import copying_probes
 
 TEXTS = ["The miller sleeps.", "Question: Where does the heron live?\nAnswer: In the reed beds."]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return load_base_model("embedded")
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer("embedded")
 
 
 def test_perplexity_is_the_exponential_of_the_mean_loss(model, tokenizer):

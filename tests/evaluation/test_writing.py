@@ -1,18 +1,6 @@
-import pytest
 import torch
 
 from course_utils.evaluation import generate
-from course_utils.models import load_base_model, load_tokenizer
-
-
-@pytest.fixture(scope="module")
-def model():
-    return load_base_model("embedded")
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer("embedded")
 
 
 def test_sampling_is_seeded_and_greedy_is_not_sampled(model, tokenizer):

@@ -1,0 +1,15 @@
+"""The embedded model and its tokenizer, loaded once a module, so that no test can spoil another's."""
+
+import pytest
+
+from course_utils.models import load_base_model, load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_base_model("embedded")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer("embedded")
