@@ -1,4 +1,4 @@
-"""The embedded model and its tokenizer, loaded once a module, so that no test can spoil another's."""
+"""The embedded model and its tokenizer, loaded once a module: no test spoils another's."""
 
 import pytest
 
