@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from course_utils.hub import explain_failure, is_to_be_had_online
 from course_utils.paths import data_dir
@@ -37,6 +37,7 @@ def load_base_model(
     *,
     dtype: "torch.dtype | str | None" = None,
     num_labels: int | None = None,
+    label_level: Literal["sequence", "token"] = "sequence",
     quantization_config: "BitsAndBytesConfig | None" = None,
 ) -> "PreTrainedModel":
     """Load a causal language model, or the same weights under a new classification head.
@@ -44,8 +45,9 @@ def load_base_model(
     Args:
         source: A profile, a local folder or a Hub id; the current profile's model by default.
         dtype: Type of the weights; float32 by default, so that every weight can be trained.
-        num_labels: With a number, a sequence classifier whose head (d_model to ``num_labels``) is
-            freshly initialised from torch's current seed.
+        num_labels: With a number, a classifier whose head (d_model to ``num_labels``) is freshly
+            initialised from torch's current seed.
+        label_level: Whether the classifier labels a whole ``sequence`` or every ``token``.
         quantization_config: How bitsandbytes shall store the linear layers, as they are read.
 
     Returns:
@@ -60,7 +62,7 @@ def load_base_model(
     """
     import torch
 
-    auto_class, head = _choose_class(num_labels)
+    auto_class, head = _choose_class(num_labels, label_level)
     dtype = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype={dtype!r} must be a torch dtype, such as float32 or bfloat16")
@@ -92,13 +94,15 @@ def _keep_packing(model: "PreTrainedModel") -> None:
 
 
 def build_random_model(
-    source: Source = None, *, num_labels: int | None = None
-) -> "PreTrainedModel":
+    source: Source = None, *, num_labels: int | None = None,
+    label_level: Literal["sequence", "token"] = "sequence",
+) -> "PreTrainedModel":  # fmt: skip
     """Build the architecture of ``source`` with fresh weights: what pretraining is worth.
 
     Args:
         source: A profile, a local folder or a Hub id; the current profile's model by default.
-        num_labels: With a number, a sequence classifier with so many outputs.
+        num_labels: With a number, a classifier with so many outputs.
+        label_level: As in :func:`load_base_model`.
 
     Returns:
         A float32 model whose weights follow from torch's current seed, in evaluation mode.
@@ -106,7 +110,7 @@ def build_random_model(
     import torch
     from transformers import AutoConfig
 
-    auto_class, head = _choose_class(num_labels)
+    auto_class, head = _choose_class(num_labels, label_level)
     name, revision, device = _resolve(source)
     config = _load(AutoConfig.from_pretrained, name, revision, **head)
     model = auto_class.from_config(config, dtype=torch.float32)
@@ -115,15 +119,20 @@ def build_random_model(
     return model.eval().to(device)
 
 
-def _choose_class(num_labels: int | None) -> tuple[Any, dict[str, int]]:
+def _choose_class(num_labels: int | None, label_level: str) -> tuple[Any, dict[str, int]]:
     """Return transformers' class for a language model or a classifier, and the head's options."""
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    import transformers
 
+    if label_level not in ("sequence", "token"):
+        raise ValueError(f"label_level={label_level!r} must be 'sequence' or 'token'")
     if num_labels is None:
-        return AutoModelForCausalLM, {}
+        if label_level == "token":
+            raise ValueError("label_level='token' needs num_labels, the number of classes")
+        return transformers.AutoModelForCausalLM, {}
     if num_labels < 1:
         raise ValueError(f"num_labels={num_labels} must be at least 1")
-    return AutoModelForSequenceClassification, {"num_labels": num_labels}
+    classifier = f"AutoModelFor{label_level.capitalize()}Classification"
+    return getattr(transformers, classifier), {"num_labels": num_labels}
 
 
 def _set_padding(model: Any, name: str, revision: str | None) -> None:  # noqa: ANN401

@@ -213,6 +213,20 @@ def test_a_classifier_is_the_same_trunk_under_a_new_head(tmp_path, architecture,
     assert all(torch.equal(trunk[key], value) for key, value in base.items())
 
 
+@pytest.mark.parametrize("build", [load_base_model, build_random_model])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_token_classifier_labels_every_token(tmp_path, tokens, architecture, build):
+    write_tiny_model(tmp_path, architecture)
+    classifier = build(tmp_path, num_labels=5, label_level="token")
+    assert not classifier.training
+    assert classifier.config.pad_token_id == load_tokenizer(tmp_path).pad_token_id
+    assert classifier(tokens).logits.shape == (2, 12, 5)
+    hidden = classifier.model(tokens).last_hidden_state
+    torch.testing.assert_close(classifier(tokens).logits, classifier.score(hidden))
+    if build is load_base_model:
+        assert torch.equal(hidden, load_base_model(tmp_path).model(tokens).last_hidden_state)
+
+
 def test_the_seed_decides_the_head(folder):
     def head(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
@@ -288,6 +302,16 @@ def test_a_random_model_needs_no_weights_and_runs_no_code(folder, tmp_path):
 def test_a_head_needs_a_label(folder, load, num_labels):
     with pytest.raises(ValueError, match=f"num_labels={num_labels} must be at least 1"):
         load(folder, num_labels=num_labels)
+
+
+@pytest.mark.parametrize("load", [load_base_model, build_random_model])
+def test_the_level_of_labels_must_be_known_and_needs_a_head(folder, load):
+    with pytest.raises(ValueError, match=r"label_level='word' must be 'sequence' or 'token'"):
+        load(folder, num_labels=2, label_level="word")
+    with pytest.raises(ValueError, match=r"label_level='token' needs num_labels, the number of"):
+        load(folder, label_level="token")
+    with pytest.raises(ValueError, match=r"num_labels=0 must be at least 1"):
+        load(folder, num_labels=0, label_level="token")
 
 
 @pytest.mark.parametrize("dtype", ["banana", "nn", "", 16])

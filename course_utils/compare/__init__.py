@@ -2,15 +2,8 @@
 
 from course_utils.compare.alignment_tasks import ALIGNMENT_TASKS
 from course_utils.compare.candidates import CANDIDATES, Candidate
-from course_utils.compare.study import (
-    STUDIES,
-    Study,
-    best_runs,
-    fit,
-    load_results,
-    run_study,
-    tune,
-)
+from course_utils.compare.studies import STUDIES, Study
+from course_utils.compare.study import best_runs, fit, load_results, run_study, tune
 from course_utils.compare.tables import largest_distinct_set, markdown_table
 from course_utils.compare.tasks import TASKS, Task
 

@@ -6,7 +6,8 @@ from typing import Annotated
 import torch
 import typer
 
-from course_utils.compare.study import STUDIES, best_runs, run_study
+from course_utils.compare.studies import STUDIES
+from course_utils.compare.study import best_runs, run_study
 from course_utils.compare.tables import largest_distinct_set, markdown_table
 from course_utils.compare.tasks import Row
 

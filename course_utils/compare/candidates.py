@@ -9,16 +9,30 @@ from torch import nn
 
 from course_utils.compare.trl_trainers import lora_of_peft
 from course_utils.methods import Method, apply
+from course_utils.methods.bottleneck import BottleneckConfig
 from course_utils.methods.dora import DoRAConfig
 from course_utils.methods.dylora import DyLoRAConfig
 from course_utils.methods.frozen import FrozenFineTuning, FullFineTuning
 from course_utils.methods.lora import LoRAConfig
 from course_utils.methods.nola import NOLAConfig
+from course_utils.methods.soft_prompts import (
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    PTuningConfig,
+    PTuningV2Config,
+)
+from course_utils.models import load_tokenizer
 from course_utils.quantization import quantize_model
 from course_utils.rlhf.assistant import ASSISTANT, REWARD, copy_trunk, load_assistant
 
 Rates = tuple[float, ...]
 RANKS = (1, 2, 4, 8, 16)
+# Inner widths whose two adapters a block train as many parameters as LoRA of rank 1, 2, 4 and 8 on
+# all linear layers of the embedded model, within 6 %; one a block of 16 as many as rank 2.
+BOTTLENECK_SIZES = (4, 8, 16, 33)
+PROMPT_LENGTHS = (1, 4, 16, 64)
+# What a classifier's prompt may begin with.
+PROMPT_TEXT = "Is this review good, bad or neither? The review:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +78,12 @@ def _frozen(rates: Rates, **options: Any) -> Candidate:  # noqa: ANN401
         return apply(model, FrozenFineTuning(**config))
 
     return Candidate(put_on=put_on, rates=rates)
+
+
+def _prompt_from_text(model: nn.Module) -> nn.Module:
+    tokenizer = load_tokenizer("embedded")
+    method = PromptTuningConfig.from_text(tokenizer, PROMPT_TEXT, num_virtual_tokens=16)
+    return apply(model, method)
 
 
 def _reward_on_assistant(put_on: Callable[[nn.Module], nn.Module]) -> Candidate:
@@ -131,6 +151,29 @@ CANDIDATES = {
     "pissa": _peft(_pissa, (1e-3, 3e-3)),
     "vera": _peft(_vera, (3e-2, 1e-1)),
     "ia3": _peft(_ia3, (3e-2, 1e-1)),
+    **{
+        f"bottleneck_m{m}": _ours(BottleneckConfig(bottleneck_size=m), (1e-2, 3e-2))
+        for m in BOTTLENECK_SIZES
+    },
+    "pfeiffer_m16": _ours(
+        BottleneckConfig(bottleneck_size=16, placement="pfeiffer"), (1e-2, 3e-2)
+    ),
+    **{
+        f"prompt_n{n}": _ours(PromptTuningConfig(num_virtual_tokens=n), (3e-2, 1e-1, 3e-1))
+        for n in PROMPT_LENGTHS
+    },
+    **{
+        f"p_tuning_v2_n{n}": _ours(PTuningV2Config(num_virtual_tokens=n), (1e-2, 3e-2, 1e-1))
+        for n in PROMPT_LENGTHS
+    },
+    "p_tuning_n16": _ours(PTuningConfig(num_virtual_tokens=16), (1e-3, 3e-3, 1e-2)),
+    "prefix_n16": _ours(
+        PrefixTuningConfig(num_virtual_tokens=16, projection=True), (1e-3, 3e-3, 1e-2)
+    ),
+    "prompt_random": _ours(
+        PromptTuningConfig(num_virtual_tokens=16, init="random"), (3e-2, 1e-1, 3e-1)
+    ),
+    "prompt_text": Candidate(put_on=_prompt_from_text, rates=(3e-2, 1e-1, 3e-1)),
     "assistant_lora": _ours(ASSISTANT, (3e-3,)),
     "assistant_peft": _peft(partial(lora_of_peft, ASSISTANT), (3e-3,)),
     "reward_lora": _reward_on_assistant(partial(apply, method=REWARD)),

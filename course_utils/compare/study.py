@@ -1,9 +1,8 @@
-"""Studies: every run is one line of a JSONL file, and what is there is not run again."""
+"""Running a study: every run is one line of a JSONL file, and what is there is not run again."""
 
 import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from course_utils.compare.alignment_tasks import ALIGNMENT_TASKS
-from course_utils.compare.candidates import CANDIDATES, RANKS
+from course_utils.compare.candidates import CANDIDATES
+from course_utils.compare.studies import Study
 from course_utils.compare.tasks import TASKS, Row, Task
 from course_utils.evaluation import language_model_of, retention
 from course_utils.methods import count_parameters
@@ -26,94 +26,6 @@ if TYPE_CHECKING:
 
 ALL_TASKS = TASKS | ALIGNMENT_TASKS
 N_SCORED, N_RETENTION_FACTS, N_RETENTION_TEXTS = 300, 150, 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """Which methods are fitted to which tasks, and on how much data.
-
-    Args:
-        name: Name of the file in data/results.
-        tasks: Names of tasks.
-        methods: Names of methods.
-        seeds: Seeds of the compared runs.
-        sizes: Training examples of each run; None for all of them.
-        rates_from: Study whose choice of learning rates is taken over, and its runs where they are
-            the same; None tries each method's rates with the first seed and keeps the best on
-            validation data.
-    """
-
-    name: str
-    tasks: tuple[str, ...]
-    methods: tuple[str, ...]
-    seeds: tuple[int, ...] = (0, 1, 2)
-    sizes: tuple[int | None, ...] = (None,)
-    rates_from: str | None = None
-
-
-STUDIES = {
-    study.name: study
-    for study in (
-        Study(
-            name="separation", tasks=tuple(TASKS),
-            methods=("random_init", "head", "norms", "last_layers", "lora_r1", "lora_r4",
-                     "lora_r16", "full"),
-        ),
-        Study(
-            name="data_size", tasks=("sentiment",),
-            methods=("head", "norms", "last_layers", "full"), sizes=(20, 60, 200, 600, None),
-            rates_from="separation",
-        ),
-        Study(
-            name="ranks", tasks=("dialect",), seeds=(0, 1, 2, 3, 4),
-            methods=(*(f"{method}_r{rank}" for rank in RANKS for method in ("lora", "dora")),
-                     "full"),
-        ),
-        Study(
-            name="scaling", tasks=("dialect",),
-            methods=tuple(f"{m}_r{r}" for r in (4, 32, 128) for m in ("alpha16", "rslora")),
-        ),
-        Study(
-            name="targets", tasks=("dialect",),
-            methods=("lora_qv", "lora_attention", "lora_mlp", "lora_r8"),
-        ),
-        Study(
-            name="alpha", tasks=("dialect",), seeds=(0,),
-            methods=tuple(f"lora_alpha{alpha}" for alpha in (4, 16, 64)),
-        ),
-        Study(
-            name="family", tasks=("dialect",),
-            methods=("dylora", "qlora", "qdora", "qdylora", "nola", "pissa", "vera", "ia3"),
-        ),
-        Study(
-            name="instruction_data", tasks=("following",), methods=("assistant_lora",),
-            sizes=(50, 500, 5000),
-        ),
-        Study(
-            name="instruction_noise", tasks=("following_noisy",), methods=("assistant_lora",),
-            sizes=(500, 5000),
-        ),
-        Study(
-            name="instruction_loss", tasks=("following_all",), methods=("assistant_lora",),
-            sizes=(5000,),
-        ),
-        Study(
-            name="instruction_trl", tasks=("following_trl",), methods=("assistant_peft",),
-            sizes=(5000,), seeds=(0, 1),
-        ),
-        Study(
-            name="reward_data", tasks=("rewards",), methods=("reward_lora",),
-            sizes=(50, 200, 1000, None),
-        ),
-        Study(
-            name="reward_noise", tasks=tuple(f"rewards_noise{p}" for p in (20, 40)),
-            methods=("reward_lora",),
-        ),
-        Study(
-            name="reward_trl", tasks=("rewards_trl",), methods=("reward_peft",),
-        ),
-    )
-}  # fmt: skip
 
 
 def tune(
@@ -156,7 +68,8 @@ def fit(
     candidate, tokenizer = CANDIDATES[method], load_tokenizer("embedded")
     torch.manual_seed(seed)
     load = load_base_model if candidate.is_pretrained else build_random_model
-    model = candidate.put_on(load("embedded", num_labels=task.num_labels))
+    head = {"num_labels": task.num_labels, "label_level": task.label_level}
+    model = candidate.put_on(load("embedded", **head))
     result = tune(model, tokenizer, task, learning_rate, seed=seed, n_examples=n_examples,
                   show_progress=False)  # fmt: skip
     return {
@@ -189,7 +102,7 @@ def scores_by_rank(task: Task, model: torch.nn.Module, ranks: Sequence[int]) -> 
 def base_row(task: Task) -> Row:
     """Score the base model, untrained on the task: chance, where it has no head of its own."""
     torch.manual_seed(0)
-    model = load_base_model("embedded", num_labels=task.num_labels)
+    model = load_base_model("embedded", num_labels=task.num_labels, label_level=task.label_level)
     return {
         "task": task.name, "method": "base", "learning_rate": 0.0, "seed": 0, "n_examples": None,
         "trained": 0, "seconds": 0.0, **score_row(task, model, ("validation", *task.test_splits)),

@@ -12,12 +12,13 @@ from course_utils.data import (
     encode_instruction,
     encode_label,
     encode_text,
+    encode_word_labels,
     join_pair,
     load_task,
     pad_examples,
     pair_scores,
 )
-from course_utils.evaluation import accuracy, greedy_matches, perplexity
+from course_utils.evaluation import accuracy, greedy_matches, perplexity, token_scores
 from course_utils.rlhf.assistant import pair_loss
 from course_utils.training import RunResult, train
 from course_utils.training.loop import LossFunction
@@ -42,6 +43,7 @@ class Task:
         steps: Optimizer steps of a run.
         batch_size: Examples a step.
         num_labels: Outputs of the classification head; None for a language model.
+        label_level: What the head classifies: a whole text, or every token.
         packing_length_tokens: Length of packed rows; None pads.
         loss_function: Loss where it is not the model's own.
         task_set: Task set that the rows come from; ``name`` by default.
@@ -58,6 +60,7 @@ class Task:
     steps: int
     batch_size: int = 16
     num_labels: int | None = None
+    label_level: Literal["sequence", "token"] = "sequence"
     packing_length_tokens: int | None = None
     loss_function: LossFunction | None = None
     task_set: str = ""
@@ -78,6 +81,16 @@ def _score_accuracy(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", rows: list[Row]
 ) -> float:
     return accuracy(model, [_encode_labelled(tokenizer, row) for row in rows])
+
+
+def _encode_roles(tokenizer: "PreTrainedTokenizerBase", row: Row) -> dict:
+    return encode_word_labels(tokenizer, row["words"], row["roles"])
+
+
+def _score_roles(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", rows: list[Row]
+) -> float:
+    return token_scores(model, [_encode_roles(tokenizer, row) for row in rows]).macro_f1
 
 
 def _encode_document(tokenizer: "PreTrainedTokenizerBase", row: Row) -> dict:
@@ -162,5 +175,7 @@ TASKS = {
         Task(name="preferences", metric="pair accuracy", encode=_encode_pair, score=pair_accuracy,
              test_splits=("test", "test_unseen"), steps=64, num_labels=1,
              loss_function=pair_loss),
+        Task(name="roles", metric="macro F1", encode=_encode_roles, score=_score_roles,
+             test_splits=("test", "test_unseen"), steps=100, num_labels=5, label_level="token"),
     )
 }  # fmt: skip

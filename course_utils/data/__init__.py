@@ -20,6 +20,7 @@ from course_utils.data.encode import (
     encode_instruction,
     encode_label,
     encode_text,
+    encode_word_labels,
 )
 from course_utils.data.files import read_jsonl
 from course_utils.data.lengths import LengthStatistics, length_statistics
@@ -50,6 +51,7 @@ __all__ = [
     "encode_pair",
     "encode_preference",
     "encode_text",
+    "encode_word_labels",
     "join_pair",
     "length_statistics",
     "lengths_of",

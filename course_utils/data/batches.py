@@ -18,7 +18,7 @@ def pad_examples(examples: Sequence[Example], pad_token_id: int) -> Batch:
 
     Returns:
         ``input_ids`` and ``attention_mask`` of shape (batch, seq), and ``labels`` of shape
-        (batch, seq) with -100 on the padding, or of shape (batch,) for class labels.
+        (batch, seq) with -100 on the padding, or of shape (batch,) for one class a text.
     """
     length = max(len(example["input_ids"]) for example in examples)
 

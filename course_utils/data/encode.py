@@ -1,5 +1,8 @@
-"""Texts, answers, labels and instructions made into tokens and targets."""
+"""Texts, answers, labels, labelled words and instructions made into tokens and targets."""
 
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -55,6 +58,43 @@ def encode_label(
     begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     ids = begin + tokenizer(text, add_special_tokens=False)["input_ids"]
     return {"input_ids": ids[:max_length_tokens], "labels": int(label)}
+
+
+def encode_word_labels(
+    tokenizer: "PreTrainedTokenizerBase", words: Sequence[str], labels: Sequence[int], *,
+    max_length_tokens: int = 256,
+) -> dict[str, list[int]]:  # fmt: skip
+    """Encode words that carry a class each, for token classification.
+
+    The text is the words with a space between them. A word's label stands on its last token, where
+    a causal model has read the whole word.
+
+    Args:
+        tokenizer: The model's tokenizer, one that reports where its tokens stand in the text.
+        words: Words, punctuation attached.
+        labels: Class of each word, from 0.
+        max_length_tokens: What is longer loses its end.
+
+    Returns:
+        ``input_ids`` and ``labels`` of equal length; labels are -100 on the begin token and on the
+        earlier tokens of a word.
+
+    Raises:
+        ValueError: If there is not one label a word, or a word does not end in a token.
+    """
+    if len(words) != len(labels):
+        raise ValueError(f"{len(labels)} labels for {len(words)} words: there must be one a word")
+    text = tokenizer(" ".join(words), add_special_tokens=False, return_offsets_mapping=True)
+    ends = [length - 1 for length in accumulate(len(word) + 1 for word in words)]
+    last = {bisect_left(ends, end): k for k, (_, end) in enumerate(text["offset_mapping"])}
+    if lost := [word for k, word in enumerate(words) if k not in last]:
+        raise ValueError(f"word {lost[0]!r} must end where a token of the text ends")
+    begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    targets = [IGNORED] * (len(begin) + len(text["input_ids"]))
+    for k, label in enumerate(labels):
+        targets[len(begin) + last[k]] = int(label)
+    ids = begin + text["input_ids"]
+    return {"input_ids": ids[:max_length_tokens], "labels": targets[:max_length_tokens]}
 
 
 def chat_prompt(tokenizer: "PreTrainedTokenizerBase", instruction: str, input: str = "") -> str:

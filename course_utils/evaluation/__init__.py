@@ -10,12 +10,19 @@ from course_utils.evaluation.metrics import (
     win_rate,
 )
 from course_utils.evaluation.retained import Retention, language_model_of, recall_by, retention
-from course_utils.evaluation.scoring import accuracy, greedy_matches, perplexity
+from course_utils.evaluation.scoring import (
+    TokenScores,
+    accuracy,
+    greedy_matches,
+    perplexity,
+    token_scores,
+)
 from course_utils.evaluation.writing import generate
 
 __all__ = [
     "Matches",
     "Retention",
+    "TokenScores",
     "WinRate",
     "accuracy",
     "bleu",
@@ -28,5 +35,6 @@ __all__ = [
     "recall_by",
     "retention",
     "token_f1",
+    "token_scores",
     "win_rate",
 ]

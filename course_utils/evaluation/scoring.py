@@ -1,7 +1,8 @@
-"""What one forward pass tells of a model: perplexity, exact answers, accuracy."""
+"""What one forward pass tells of a model: perplexity, exact answers, accuracy, F1."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,22 @@ from course_utils.data import IGNORED, Batch, Example, encode_answer, encode_tex
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenScores:
+    """How well a token classifier labels.
+
+    Args:
+        accuracy: Share of the labelled places that are right.
+        macro_f1: Mean of ``f1`` over its classes.
+        f1: F1 of each class but 0, which stands for "none of them"; a class that neither occurs
+            nor is predicted has none.
+    """
+
+    accuracy: float
+    macro_f1: float
+    f1: dict[int, float]
 
 
 def perplexity(
@@ -71,6 +88,43 @@ def accuracy(model: nn.Module, examples: Sequence[Example], *, batch_size: int =
         with torch.no_grad():
             right += int((model(**batch).logits.argmax(-1) == labels).sum())
     return right / len(examples)
+
+
+def token_scores(
+    model: nn.Module, examples: Sequence[Example], *, batch_size: int = 64
+) -> TokenScores:
+    """Return accuracy and F1 over the places that carry a label.
+
+    F1 of a class is 2 TP / (2 TP + FP + FN), counted place by place. Accuracy flatters where most
+    places are of class 0; the macro mean weighs every other class alike.
+
+    Args:
+        model: Token classifier.
+        examples: Examples from ``encode_word_labels``.
+        batch_size: Sequences a forward pass.
+
+    Raises:
+        ValueError: If no place carries a label.
+    """
+    pairs = []
+    for batch, _ in _batches(model, examples, batch_size):
+        labels = batch.pop("labels")
+        with torch.no_grad():
+            # Virtual tokens, where a method has some in its output, stand at the front.
+            logits = model(**batch).logits[:, -labels.shape[1] :]
+        is_labelled = labels != IGNORED
+        pairs.append(torch.stack([labels[is_labelled], logits.argmax(-1)[is_labelled]]).cpu())
+    if not pairs or not (found := torch.cat(pairs, dim=1)).numel():
+        raise ValueError("no place carries a label: there is nothing to score")
+    n_classes = logits.shape[-1]
+    table = torch.bincount(found[0] * n_classes + found[1], minlength=n_classes**2)
+    table = table.view(n_classes, n_classes).double()  # of each label (row), what was predicted
+    hits, total = table.diag(), table.sum(0) + table.sum(1)
+    f1 = {k: (2 * hits[k] / total[k]).item() for k in range(1, n_classes) if total[k]}
+    return TokenScores(
+        accuracy=(hits.sum() / table.sum()).item(), f1=f1,
+        macro_f1=sum(f1.values()) / len(f1) if f1 else math.nan,
+    )  # fmt: skip
 
 
 def _batches(model: nn.Module, examples: Sequence[Example], batch_size: int):  # noqa: ANN202

@@ -1,6 +1,12 @@
 """Measured, not estimated: bytes, seconds and tokens of a model as it stands."""
 
-from course_utils.measure.speed import count_tokens, step_time_seconds, tokens_per_second
+from course_utils.measure.speed import (
+    count_tokens,
+    paired_latency,
+    paired_ratios,
+    step_time_seconds,
+    tokens_per_second,
+)
 from course_utils.measure.tracking import PeakMemory
 from course_utils.measure.training_step import (
     MemoryMeasurement,
@@ -13,6 +19,8 @@ __all__ = [
     "PeakMemory",
     "count_tokens",
     "measure_training_step",
+    "paired_latency",
+    "paired_ratios",
     "parameter_bytes",
     "step_time_seconds",
     "tokens_per_second",

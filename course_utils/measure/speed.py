@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -38,6 +38,72 @@ def step_time_seconds(step: Callable[[], object], *, repeats: int = 10, warmup: 
     for _ in range(warmup):
         step()
     return statistics.median(_seconds(step) for _ in range(repeats))
+
+
+def paired_latency(
+    models: Mapping[str, Callable[[], object]],
+    rounds: int = 10,
+    *,
+    repeats: int = 1,
+    warmup: int = 1,
+) -> dict[str, list[float]]:
+    """Return the seconds of each of several calls, round by round, taken in turns.
+
+    A machine whose speed drifts treats calls alike that are timed next to each other: compare them
+    within a round (:func:`paired_ratios`). Every other round goes through them backwards, so that
+    none always comes first.
+
+    Args:
+        models: What to time, by name: calls without arguments.
+        rounds: Rounds that count.
+        repeats: Calls a turn, whose median counts.
+        warmup: Rounds before those that count.
+
+    Returns:
+        For each name ``rounds`` numbers, those of one round at one place.
+
+    Raises:
+        ValueError: If there is nothing to time, or a number is out of range.
+    """
+    if not models or rounds < 1:
+        raise ValueError(f"{len(models)} calls in rounds={rounds}: both must be at least 1")
+    names, seconds = list(models), {name: [] for name in models}
+    for index in range(warmup + rounds):
+        for name in names if index % 2 == 0 else reversed(names):
+            taken = step_time_seconds(models[name], repeats=repeats, warmup=0)
+            if index >= warmup:
+                seconds[name].append(taken)
+    return seconds
+
+
+def paired_ratios(
+    seconds: Mapping[str, Sequence[float]], base: str
+) -> dict[str, tuple[float, float, float]]:
+    """Return how many times as long as ``base`` each call takes: the median of the rounds' ratios.
+
+    With its 95 % interval, whatever their distribution: from the k-th smallest ratio to the k-th
+    largest, with the largest k for which fewer than k of n tosses of a coin come up heads in at
+    most 2.5 % of cases (the sign test's interval). Below 6 rounds no k does; smallest and largest
+    are given, and cover less: 75 % with 3 rounds.
+
+    Args:
+        seconds: What :func:`paired_latency` returns.
+        base: Name of the call that the others are compared with.
+
+    Returns:
+        For every other name median, lower end and upper end.
+
+    Raises:
+        KeyError: If ``base`` was not timed.
+    """
+    from scipy.stats import binom
+
+    ratios = {}
+    for name in (name for name in seconds if name != base):
+        values = sorted(a / b for a, b in zip(seconds[name], seconds[base], strict=True))
+        k = max(1, int(binom.ppf(0.025, len(values), 0.5)))
+        ratios[name] = (statistics.median(values), values[k - 1], values[-k])
+    return ratios
 
 
 def tokens_per_second(

@@ -2,6 +2,7 @@
 
 from course_utils.memory.activations import SavedTensor
 from course_utils.memory.architecture import Architecture, architecture_of, known_architectures
+from course_utils.memory.bottleneck import BottleneckFootprint
 from course_utils.memory.budget import MemoryEstimate, estimate
 from course_utils.memory.footprint import (
     AddedModule,
@@ -20,15 +21,20 @@ from course_utils.memory.low_rank import (
 from course_utils.memory.optimizers import bytes_per_parameter, optimizer_names
 from course_utils.memory.parts import MemoryParts, format_bytes
 from course_utils.memory.ppo import PPOEstimate, estimate_ppo
+from course_utils.memory.soft_prompts import CachePromptFootprint, InputPromptFootprint
+from course_utils.memory.workload import kv_cache_bytes
 
 __all__ = [
     "AddedModule",
     "Architecture",
     "BlockTraining",
+    "BottleneckFootprint",
+    "CachePromptFootprint",
     "DoRAFootprint",
     "Footprint",
     "FrozenFootprint",
     "FullFootprint",
+    "InputPromptFootprint",
     "LoRAFootprint",
     "LowRankFootprint",
     "MemoryEstimate",
@@ -43,5 +49,6 @@ __all__ = [
     "estimate_ppo",
     "format_bytes",
     "known_architectures",
+    "kv_cache_bytes",
     "optimizer_names",
 ]

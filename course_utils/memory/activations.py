@@ -36,6 +36,11 @@ compute type when that is not float32; keys and values stand there once a query 
 never stores it (Dao et al., 2022, arXiv:2205.14135); when a batch is padded it takes a mask, kept
 for every block, and keys and values repeated for every query head.
 
+A soft prompt of ``n`` virtual tokens among the embeddings makes every text ``s + n`` tokens long in
+the blocks and the final norm; the head and the loss see ``s``. As keys and values of every block
+they are joined to the text's: these are kept for ``s + n`` tokens and take their gradient along, in
+the first block too, and sdpa is given a mask, padded or not.
+
 Below the lowest trained parameter no gradient is needed and nothing is kept.
 """
 
@@ -45,33 +50,10 @@ from typing import Literal
 
 from course_utils.memory.architecture import Architecture
 from course_utils.memory.footprint import AddedModule, BlockTraining, Trained
+from course_utils.memory.workload import Workload
 
 FLOAT32_BYTES = 4
 INT64_BYTES = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """The batch and the way it is computed.
-
-    Args:
-        batch_size: Sequences a step.
-        seq_len: Tokens a sequence, padding included.
-        dtype_bytes: Bytes an element of the compute type.
-        attention: ``"sdpa"`` or ``"eager"``, as transformers calls them.
-        is_padded: Whether the attention mask hides any token.
-    """
-
-    batch_size: int
-    seq_len: int
-    dtype_bytes: int
-    attention: Literal["sdpa", "eager"] = "sdpa"
-    is_padded: bool = False
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens of the batch, padding included."""
-        return self.batch_size * self.seq_len
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +77,8 @@ def block_tensors(
     workload: Workload,
     *,
     input_needs_gradient: bool,
-) -> tuple[SavedTensor, ...]:
-    """Return what one block keeps for its backward pass.
+) -> tuple[tuple[SavedTensor, ...], bool]:
+    """Return what one block keeps for its backward pass, and whether it needs the rotation for it.
 
     Args:
         architecture: The model.
@@ -107,14 +89,14 @@ def block_tensors(
     walk = _Walk(architecture, training, workload)
     needs = walk.attention(input_needs_gradient)
     walk.mlp(needs)
-    return tuple(walk.saved)
+    return tuple(walk.saved), walk.rotation
 
 
 def outer_bytes(architecture: Architecture, trained: Trained, workload: Workload) -> int:
     """Return what is kept outside the blocks.
 
-    The final norm keeps what any norm does, the head its input if it is trained, and the loss its
-    targets as 64-bit integers.
+    The final norm keeps what any norm does, the head its input if it is trained, the loss its
+    targets as 64-bit integers, and the network of a soft prompt what it needs itself.
     """
     flows = trained.lowest_block(architecture) < architecture.n_layers
     ends = BlockTraining(base=frozenset({"norm.weight"} if trained.final_norm else ()))
@@ -122,12 +104,13 @@ def outer_bytes(architecture: Architecture, trained: Trained, workload: Workload
     walk.norm("norm", architecture.d_model, 1, flows)
     head_input = architecture.d_model * workload.dtype_bytes if trained.head else 0
     targets = INT64_BYTES if architecture.n_labels is None else 0
-    return total_bytes(walk.saved) + workload.n_tokens * (head_input + targets)
+    by_text = workload.n_text_tokens * (head_input + targets)
+    return total_bytes(walk.saved) + by_text + trained.prompt_keeps * workload.dtype_bytes
 
 
 def rotary_bytes(architecture: Architecture, workload: Workload) -> int:
     """Return the sines and cosines of the rotation, which all sequences and all blocks share."""
-    return 2 * workload.seq_len * architecture.head_dim * workload.dtype_bytes
+    return 2 * workload.n_positions * architecture.head_dim * workload.dtype_bytes
 
 
 def logits_bytes(architecture: Architecture, workload: Workload) -> int:
@@ -143,7 +126,7 @@ def logits_bytes(architecture: Architecture, workload: Workload) -> int:
     two such tensors, the gradient of the selection and the copy that it is filled into.
     """
     n_tensors = 3 if architecture.n_labels is None else 2
-    return n_tensors * FLOAT32_BYTES * workload.n_tokens * architecture.n_outputs
+    return n_tensors * FLOAT32_BYTES * workload.n_text_tokens * architecture.n_outputs
 
 
 @dataclass
@@ -155,11 +138,18 @@ class _Walk:
     workload: Workload
     saved: list[SavedTensor] = field(default_factory=list)
     part: Literal["attention", "mlp"] = "attention"
+    rotation: bool = False
 
     def save(self, name: str, per_token: int, element_bytes: int | None = None) -> None:
         """Keep a tensor of ``per_token`` elements a token, in the compute type by default."""
         element_bytes = element_bytes or self.workload.dtype_bytes
         n_bytes = self.workload.n_tokens * per_token * element_bytes
+        self.saved.append(SavedTensor(name=name, part=self.part, n_bytes=n_bytes))
+
+    def save_keys(self, name: str, per_key: int) -> None:
+        """Keep a tensor of ``per_key`` elements a key, in the compute type."""
+        n_keys = self.workload.batch_size * self.workload.n_keys
+        n_bytes = n_keys * per_key * self.workload.dtype_bytes
         self.saved.append(SavedTensor(name=name, part=self.part, n_bytes=n_bytes))
 
     def save_added(self, name: str, modules: list[AddedModule]) -> None:
@@ -217,6 +207,9 @@ class _Walk:
             is_full = arch.qk_norm == "full"
             q = self.norm("q_norm", arch.q_width, 1 if is_full else arch.n_heads, q)
             k = self.norm("k_norm", arch.kv_width, 1 if is_full else arch.n_kv_heads, k)
+        self.rotation = q or k
+        if self.workload.n_cached_tokens:
+            k = v = True
         is_output_kept = (
             self.sdpa(q, k, v) if self.workload.attention == "sdpa" else self.eager(q, k, v)
         )
@@ -229,26 +222,26 @@ class _Walk:
         """Fused attention; returns whether it keeps its output."""
         if not (q or k or v):
             return False
-        arch, is_padded = self.architecture, self.workload.is_padded
+        arch, has_mask = self.architecture, self.workload.has_mask
         self.save("queries", arch.q_width)
-        self.save("keys and values", 2 * (arch.q_width if is_padded else arch.kv_width))
+        self.save_keys("keys and values", 2 * (arch.q_width if has_mask else arch.kv_width))
         self.save("attention output", arch.q_width)
         self.save("log of the softmax's sum", arch.n_heads, FLOAT32_BYTES)
-        if is_padded:
-            self.save("mask", self.workload.seq_len)
+        if has_mask:
+            self.save("mask", self.workload.n_keys)
         return True
 
     def eager(self, q: bool, k: bool, v: bool) -> bool:
         """Attention spelt out; each matrix product keeps a factor when the other is needed."""
         arch, scores = self.architecture, q or k
-        n_probabilities = arch.n_heads * self.workload.seq_len
+        n_probabilities = arch.n_heads * self.workload.n_keys
         if k:
             self.save("queries", arch.q_width)
         if q:
-            self.save("keys", arch.q_width)
+            self.save_keys("keys", arch.q_width)
         if scores:
             self.save("softmax", n_probabilities, FLOAT32_BYTES)
-            self.save("values", arch.q_width)
+            self.save_keys("values", arch.q_width)
         if v and (self.workload.dtype_bytes != FLOAT32_BYTES or not scores):
             self.save("softmax in the compute type", n_probabilities)
         return False

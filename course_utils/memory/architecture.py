@@ -112,6 +112,11 @@ class Architecture:
         return self.n_kv_heads * self.head_dim
 
     @property
+    def cache_width(self) -> int:
+        """Elements of one token's keys and values in all blocks."""
+        return 2 * self.n_layers * self.kv_width
+
+    @property
     def norm_names(self) -> tuple[str, ...]:
         """Names of a block's norms over the residual width, in the order they are applied."""
         return _NORM_NAMES[self.norm_placement]

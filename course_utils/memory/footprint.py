@@ -64,6 +64,10 @@ class Trained:
         unties_head: Whether a head that is the embedding matrix becomes a matrix of its own first.
         inputs_need_gradients: Whether gradients must reach the first block's input although the
             embedding is frozen, as soft prompts need.
+        prompt: Elements of each tensor of a soft prompt.
+        prompt_keeps: Elements that its network keeps for its own backward pass.
+        n_virtual_tokens: Virtual tokens that stand before each text and go through every layer.
+        n_cached_tokens: Virtual tokens that are keys and values of every layer only.
     """
 
     blocks: tuple[BlockTraining, ...]
@@ -72,6 +76,10 @@ class Trained:
     head: bool = False
     unties_head: bool = False
     inputs_need_gradients: bool = False
+    prompt: tuple[int, ...] = ()
+    prompt_keeps: int = 0
+    n_virtual_tokens: int = 0
+    n_cached_tokens: int = 0
 
     def changed(self, architecture: Architecture) -> Architecture:
         """Return the architecture once the method has been put on the model."""
@@ -88,7 +96,7 @@ class Trained:
 
     def lowest_block(self, architecture: Architecture) -> int:
         """Return the index of the lowest block that gradients enter, or ``n_layers`` for none."""
-        if self.reaches_embedding(architecture):
+        if self.reaches_embedding(architecture) or self.n_cached_tokens:
             return 0
         touched = (index for index, block in enumerate(self.blocks) if not block.is_frozen)
         return next(touched, architecture.n_layers)
@@ -118,11 +126,12 @@ class Trained:
             for index in range(architecture.n_layers)
             for size in self.block_sizes(architecture, index)
         ]
-        return inner + list(self.outer_sizes(architecture).values())
+        return inner + list(self.outer_sizes(architecture).values()) + list(self.prompt)
 
     def n_added(self) -> int:
         """Return the number of parameters that the method adds to the model."""
-        return sum(sum(module.parameters) for block in self.blocks for module in block.added)
+        blocks = sum(sum(module.parameters) for block in self.blocks for module in block.added)
+        return blocks + sum(self.prompt)
 
     def n_buffers(self) -> int:
         """Return the elements that the method adds to the model and does not train."""

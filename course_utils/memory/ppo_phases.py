@@ -64,8 +64,7 @@ class Update:
 
     def cache_bytes(self, n_tokens: int) -> int:
         """Return the bytes of keys and values of so many tokens of every text."""
-        per_token = 2 * self.shape.n_layers * self.shape.kv_width
-        return self.batch_size * n_tokens * per_token * self.element_bytes
+        return self.batch_size * n_tokens * self.shape.cache_width * self.element_bytes
 
     def passing_bytes(self, n_tokens: int, *, has_adapter: bool) -> int:
         """Return the most that a pass over the batch takes when nothing is kept: inside one block.
@@ -119,9 +118,11 @@ def learner(
         shape, _Fixed(trained), batch_size=update.minibatch_size, seq_len=update.seq_len,
         is_padded=True, **options,
     )  # fmt: skip
-    base = replace(trained, blocks=tuple(replace(block, added=()) for block in trained.blocks))
+    blocks = tuple(replace(block, added=()) for block in trained.blocks)
+    base = replace(trained, blocks=blocks, prompt=())
     base_sizes = base.sizes(step.architecture)
     added = [n for block in trained.blocks for module in block.added for n in module.parameters]
+    added += trained.prompt
     gradients = update.element_bytes * sum(base_sizes) + FLOAT32_BYTES * sum(added)
     mixed, optimizer = options["mixed_precision"], options["optimizer"]
     moments = dict(step.moments)

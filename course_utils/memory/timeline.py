@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from course_utils.memory.activations import (
     FLOAT32_BYTES,
     SavedTensor,
-    Workload,
     block_tensors,
     rotary_bytes,
     total_bytes,
 )
 from course_utils.memory.architecture import Architecture
 from course_utils.memory.footprint import Trained
+from course_utils.memory.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +48,18 @@ def kept_by_blocks(
     """Return what the blocks keep, with or without gradient checkpointing."""
     lowest = 0 if is_checkpointed else trained.lowest_block(architecture)
     reaches_input = is_checkpointed or trained.reaches_embedding(architecture)
-    tensors = tuple(
+    blocks = [
         block_tensors(architecture, training, workload,
                       input_needs_gradient=reaches_input or index > lowest)
         for index, training in enumerate(trained.blocks)
-    )  # fmt: skip
+    ]  # fmt: skip
+    tensors = tuple(kept for kept, _ in blocks)
     sizes = [total_bytes(block) for block in tensors]
     if not is_checkpointed:
-        if lowest < architecture.n_layers:
-            # Shared by all blocks: counted where they are first kept.
-            sizes[lowest] += rotary_bytes(architecture, workload)
+        rotates = [rotation for _, rotation in blocks]
+        if any(rotates):
+            # Shared by all blocks: counted where it is first kept.
+            sizes[rotates.index(True)] += rotary_bytes(architecture, workload)
         return KeptByBlocks(
             layers_bytes=tuple(sizes),
             recomputed_bytes=(0,) * architecture.n_layers,
@@ -83,6 +85,8 @@ def moments(step: Step, parts: dict[str, int | tuple[int, ...]]) -> tuple[tuple[
     while each block's activations go.
 
     - ``frozen blocks``: on the way up, before anything is kept, one block's intermediate tensors.
+    - ``cache``: on the way up in the last block, where the cache of a prefix holds keys and values
+      of every block beside those that are kept, repeated for every query head.
     - ``loss``: all activations, and the logits at their largest.
     - ``blocks``: on the way down, one block's activations with the gradients inside it.
     - ``embedding``: all gradients. A tied matrix has two, the head's and the embedding's, and their
@@ -103,12 +107,14 @@ def moments(step: Step, parts: dict[str, int | tuple[int, ...]]) -> tuple[tuple[
     embedding = trained.outer_sizes(step.architecture).get("embedding", 0)
     matrix = embedding * step.workload.dtype_bytes
     is_tied = trained.head and step.architecture.head_is_embedding
+    copies = _cached_beside_kept(step)
     if step.accumulates_gradients:
         at_embedding = 3 * matrix if is_tied else matrix
     else:
         at_embedding = gradients + (2 * matrix if is_tied else 0)
     return (
         ("frozen blocks", base + _inside_frozen_block(step) if step.kept.lowest else 0),
+        *((("cache", base + sum(parts["layers_bytes"]) + copies),) if copies else ()),
         ("loss", base + kept + parts["logits_bytes"]),
         ("blocks", base + _highest_block(step)),
         ("embedding", base + at_embedding),
@@ -156,7 +162,7 @@ def _inside_block(step: Step, index: int) -> int:
     in_mlp = stream + 3 * load.n_tokens * arch.d_ff * load.dtype_bytes
     if load.attention != "eager":
         return in_mlp
-    softmax = load.n_tokens * arch.n_heads * load.seq_len * FLOAT32_BYTES
+    softmax = load.n_tokens * arch.n_heads * load.n_keys * FLOAT32_BYTES
     return max(in_mlp, stream + 2 * softmax - total_bytes(step.kept.tensors[index], "mlp"))
 
 
@@ -174,3 +180,18 @@ def _inside_frozen_block(step: Step) -> int:
         softmax = arch.n_heads * load.seq_len
         inside = softmax + max(inside, softmax + load.seq_len + 3 * arch.q_width)
     return load.n_tokens * (3 * arch.d_model + inside) * load.dtype_bytes
+
+
+def _cached_beside_kept(step: Step) -> int:
+    """Return the cache of a prefix, if it is not kept as it is, and what the last block adds to it.
+
+    At the end of that block's MLP, its product, its output and its norm (``f + 2 d`` a token) are
+    held, and the mask, a byte a key. The cache is dropped with the model's output, once the loss is
+    known.
+    """
+    arch, load = step.architecture, step.workload
+    if not load.n_cached_tokens or arch.kv_width == arch.q_width:
+        return 0
+    cache = load.batch_size * load.n_keys * arch.cache_width
+    inside = load.n_tokens * (arch.d_ff + 2 * arch.d_model)
+    return (cache + inside) * load.dtype_bytes + load.n_tokens * load.n_keys

@@ -1,7 +1,7 @@
 """Ways to fine-tune: one paper a module, one verb for all of them."""
 
 from course_utils.methods.base import Method, ParameterCount, apply, count_parameters
-from course_utils.methods.linear import adapter_disabled, merge, remove, unmerge
+from course_utils.methods.carried import adapter_disabled, merge, remove, unmerge
 from course_utils.methods.storage import AdapterError, load_adapter, save_adapter
 
 __all__ = [

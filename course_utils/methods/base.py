@@ -5,7 +5,7 @@ from typing import Protocol, TypeVar
 
 from torch import nn
 
-from course_utils.methods.linear import adapted_layers
+from course_utils.methods.carried import carried_by
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -53,7 +53,7 @@ def apply(model: Model, method: Method) -> Model:
         raise TypeError(
             f"{method!r} is not a method's configuration, such as FrozenFineTuning(last_n_layers=2)"
         )
-    if taken := next(iter(adapted_layers(model)), None):
+    if taken := carried_by(model):
         raise ValueError(
             f"{taken} carries an adapter already: `remove` it first (to keep what it learnt, "
             "`merge` and then `remove`)"

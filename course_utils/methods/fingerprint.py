@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.methods.linear import adapted_layers, classifier_heads
+from course_utils.methods.virtual_tokens import soft_prompt_of
 from course_utils.quantization import NF4Linear
 
 _N_EMBEDDING, _N_EACH = 64, 4
@@ -22,7 +23,8 @@ _RTOL, _ATOL = 6e-3, 1e-6
 def base_fingerprint(model: nn.Module) -> str:
     """Return samples of a model's frozen weights, as text.
 
-    Adapters and a classifier's head are left out, and linear layers where they are in four bits.
+    What the model carries and a classifier's head are left out, and linear layers where they are in
+    four bits.
     """
     samples = {"embedding": _sample(model.get_input_embeddings().weight, _N_EMBEDDING)}
     vectors, matrices = [], []
@@ -48,12 +50,14 @@ def is_same_base(first: str, second: str) -> bool:
 
 
 def _base_parameters(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Return the parameters of a model below its adapters, heads and embeddings left out."""
+    """Return the parameters of a model below what it carries, heads and embeddings left out."""
     adapted = adapted_layers(model)
     own = {id(p) for layer in adapted.values() for p in layer.parameters()}
     own -= {id(p) for layer in adapted.values() for p in layer.base.parameters()}
     own |= {id(p) for head in classifier_heads(model)
             for p in model.get_submodule(head).parameters()}  # fmt: skip
+    prompt = soft_prompt_of(model)
+    own |= {id(p) for p in prompt.parameters()} if prompt else set()
     own.add(id(model.get_input_embeddings().weight))
     return [(name, p) for name, p in model.named_parameters() if id(p) not in own]
 

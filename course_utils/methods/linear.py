@@ -5,9 +5,8 @@ weight is stored in four bits; here every weight is read and written as (d_out, 
 """
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Self, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from course_utils.quantization import NF4Linear
 from course_utils.quantization.linear import HEADS, is_transposed
 
-Model = TypeVar("Model", bound=nn.Module)
 Targets = str | tuple[str, ...]
 
 
@@ -67,69 +65,6 @@ class AdaptedLinear(nn.Module):
 def adapted_layers(model: nn.Module) -> dict[str, AdaptedLinear]:
     """Return every adapted layer of a model by its name, in forward order."""
     return {n: m for n, m in model.named_modules() if isinstance(m, AdaptedLinear)}
-
-
-def merge(model: Model, *, requantize: bool = False) -> Model:
-    """Fold every update into its weight: the model computes the same, and as fast as its base.
-
-    The base weights are kept until ``remove``; ``unmerge`` returns to them exactly.
-
-    Args:
-        model: Model that carries an adapter.
-        requantize: Whether a 4-bit base gives 4-bit layers again, each with a new rounding error;
-            otherwise they are merged into restored weights, which take the memory of those.
-
-    Raises:
-        ValueError: If the model carries no adapter.
-    """
-    for layer in _adapted_or_error(model):
-        layer.merge(requantize=requantize)
-    return model
-
-
-def unmerge(model: Model) -> Model:
-    """Undo ``merge``: the logits are those of before, bit for bit.
-
-    Raises:
-        ValueError: If the model carries no adapter.
-    """
-    for layer in _adapted_or_error(model):
-        layer.unmerge()
-    return model
-
-
-def remove(model: Model) -> Model:
-    """Take the adapter off, leaving plain layers: the merged ones if it was merged, else the base.
-
-    Raises:
-        ValueError: If the model carries no adapter.
-    """
-    _adapted_or_error(model)
-    for name, layer in adapted_layers(model).items():
-        replace_module(model, name, layer.merged or layer.base)
-    model.fine_tuning_method = None
-    return model
-
-
-@contextmanager
-def adapter_disabled(model: nn.Module) -> Iterator[None]:
-    """Compute with the base alone inside a ``with`` block: its logits, bit for bit.
-
-    No weight is touched; afterwards the adapter is on, or merged, as it was before.
-
-    Raises:
-        ValueError: If the model carries no adapter.
-    """
-    layers = _adapted_or_error(model)
-    merged = [layer.merged for layer in layers]
-    for layer in layers:
-        # A layer computes with its merged one if it has one; here, with nothing merged in.
-        layer.merged = layer.base
-    try:
-        yield
-    finally:
-        for layer, before in zip(layers, merged, strict=True):
-            layer.merged = before
 
 
 def is_linear(layer: nn.Module) -> bool:
@@ -230,34 +165,40 @@ def find_linear(model: nn.Module, target_modules: Targets) -> dict[str, nn.Modul
     return {n: layer for n, layer in layers.items() if any(_is_meant(n, t) for t in target_modules)}
 
 
-def wrap_linear(
-    model: nn.Module, target_modules: Targets, put_on: Callable[[nn.Module], AdaptedLinear]
+def wrap_layers(
+    model: nn.Module, layers: Mapping[str, nn.Module], put_on: Callable[[nn.Module], AdaptedLinear]
 ) -> None:
-    """Freeze a model and put an adapted layer in the place of each target.
+    """Freeze a model and put an adapted layer in the place of each of some linear layers.
 
     A classifier's head is new and goes on training. If a layer cannot be adapted, the model stays
     as it was.
 
     Args:
         model: Model to change.
-        target_modules: As in ``find_linear``.
+        layers: The layers, by full name.
         put_on: Makes the adapted layer of a linear layer.
 
     Raises:
-        ValueError: If a target is not found, or the method does not fit a layer.
+        ValueError: If the method does not fit a layer.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        made = {name: put_on(layer) for name, layer in find_linear(model, target_modules).items()}
+        made = {name: put_on(layer) for name, layer in layers.items()}
     except ValueError:
         for parameter in trained:
             parameter.requires_grad_(True)
         raise
-    model.requires_grad_(False)
+    freeze_below_head(model)
     for name, layer in made.items():
+        new = [p for key, p in layer.named_parameters() if not key.startswith("base.")]
         replace_module(model, name, layer.train(model.training))
-        for parameter in layer.parameters(recurse=False):
+        for parameter in new:
             parameter.requires_grad_(True)
+
+
+def freeze_below_head(model: nn.Module) -> None:
+    """Freeze a model, but for a classifier's head, which is new."""
+    model.requires_grad_(False)
     for head in classifier_heads(model):
         model.get_submodule(head).requires_grad_(True)
 
@@ -271,13 +212,6 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
     """Put ``module`` where ``name`` is."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
-
-
-def _adapted_or_error(model: nn.Module) -> list[AdaptedLinear]:
-    layers = list(adapted_layers(model).values())
-    if not layers:
-        raise ValueError(f"{type(model).__name__} carries no adapter: `apply` a method first")
-    return layers
 
 
 def _is_meant(name: str, target: str) -> bool:

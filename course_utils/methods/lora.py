@@ -18,9 +18,10 @@ from course_utils.methods.linear import (
     check_targets,
     device_of,
     dtype_of,
+    find_linear,
     shape_of,
     weight_of,
-    wrap_linear,
+    wrap_layers,
 )
 
 
@@ -121,7 +122,15 @@ class LoRAConfig:
         Raises:
             ValueError: If a target is not found, a rank is too large, or an adapter is there.
         """
-        wrap_linear(model, self.target_modules, self.wrap)
+        wrap_layers(model, self.layers_in(model), self.wrap)
+
+    def layers_in(self, model: nn.Module) -> dict[str, nn.Module]:
+        """Return the target layers of ``model``, by full name.
+
+        Raises:
+            ValueError: If a target is not found.
+        """
+        return find_linear(model, self.target_modules)
 
     def wrap(self, layer: nn.Module) -> LoRALinear:
         """Return the adapted layer of a linear layer."""

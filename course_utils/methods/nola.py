@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.memory import Architecture, NOLAFootprint, Trained
-from course_utils.methods.linear import Targets, check_targets, shape_of, wrap_linear
+from course_utils.methods.linear import Targets, check_targets, find_linear, shape_of, wrap_layers
 from course_utils.methods.lora import LoRALinear, check_alpha
 
 
@@ -107,7 +107,15 @@ class NOLAConfig:
             return NOLALinear(layer, rank=self.rank, alpha=self.alpha, n_bases=self.n_bases,
                               seed=next(seeds))  # fmt: skip
 
-        wrap_linear(model, self.target_modules, wrap)
+        wrap_layers(model, self.layers_in(model), wrap)
+
+    def layers_in(self, model: nn.Module) -> dict[str, nn.Module]:
+        """Return the target layers of ``model``, by full name.
+
+        Raises:
+            ValueError: If a target is not found.
+        """
+        return find_linear(model, self.target_modules)
 
     def footprint(self, architecture: Architecture) -> Trained:
         """Return what trains, for ``memory.estimate``."""

@@ -9,15 +9,28 @@ from typing import Any
 
 from torch import nn
 
+from course_utils.methods.bottleneck import BottleneckConfig
 from course_utils.methods.dora import DoRAConfig
 from course_utils.methods.dylora import DyLoRAConfig
 from course_utils.methods.linear import adapted_layers, classifier_heads, is_transposed
 from course_utils.methods.lora import LoRAConfig
 from course_utils.methods.nola import NOLAConfig
+from course_utils.methods.soft_prompts import (
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    PTuningConfig,
+    SoftPromptConfig,
+)
+from course_utils.methods.virtual_tokens import CachePrompt
 
 # Methods that PEFT does not have; their files say so under this key.
 OWN_KEY = "course_utils_method"
-_OWN = {"dylora": DyLoRAConfig, "nola": NOLAConfig}
+_OWN = {"dylora": DyLoRAConfig, "nola": NOLAConfig, "bottleneck": BottleneckConfig}
+_PROMPTS = {
+    "PROMPT_TUNING": PromptTuningConfig,
+    "P_TUNING": PTuningConfig,
+    "PREFIX_TUNING": PrefixTuningConfig,
+}
 # PEFT's options that change the computation in ways that are not read here.
 _UNREAD = (
     "rank_pattern", "alpha_pattern", "layer_replication", "alora_invocation_tokens", "lora_bias",
@@ -26,7 +39,7 @@ _UNREAD = (
 # Ways to start that leave the base as it is; others (PiSSA, OLoRA, LoftQ) change it as well.
 _PLAIN_STARTS = (None, True, False, "gaussian", "eva")
 
-AdapterMethod = LoRAConfig | NOLAConfig
+AdapterMethod = LoRAConfig | NOLAConfig | BottleneckConfig | SoftPromptConfig
 
 
 class AdapterError(ValueError):
@@ -36,30 +49,67 @@ class AdapterError(ValueError):
 def settings_of(model: nn.Module, method: AdapterMethod) -> dict[str, Any]:
     """Return what adapter_config.json says of the adapter that a model carries."""
     own = next((name for name, kind in _OWN.items() if type(method) is kind), None)
-    return {OWN_KEY: own} | asdict(method) if own else _peft_settings(model, method)
-
-
-def _peft_settings(model: nn.Module, method: LoRAConfig) -> dict[str, Any]:
-    """Return adapter_config.json as PEFT writes it."""
-    layers, heads = adapted_layers(model), classifier_heads(model)
-    is_all = method.target_modules == "all-linear"
-    last = sorted({name.rpartition(".")[2] for name in layers})
+    if own:
+        return {OWN_KEY: own} | asdict(method)
+    of_method = _prompt_settings if isinstance(method, SoftPromptConfig) else _lora_settings
+    heads = classifier_heads(model)
+    is_per_token = "TokenClassification" in type(model).__name__
     name = getattr(getattr(model, "config", None), "_name_or_path", "")
     return {
-        "peft_type": "LORA",
-        "task_type": "SEQ_CLS" if heads else "CAUSAL_LM",
+        "task_type": ("TOKEN_CLS" if is_per_token else "SEQ_CLS") if heads else "CAUSAL_LM",
         # A folder of this machine means nothing elsewhere, and is nobody's business.
         "base_model_name_or_path": None if not name or Path(name).exists() else name,
+        "modules_to_save": heads or None,
+        "inference_mode": True,
+    } | of_method(model, method)
+
+
+def _lora_settings(model: nn.Module, method: LoRAConfig) -> dict[str, Any]:
+    """Return what PEFT writes of LoRA and DoRA."""
+    layers = adapted_layers(model)
+    is_all = method.target_modules == "all-linear"
+    last = sorted({name.rpartition(".")[2] for name in layers})
+    return {
+        "peft_type": "LORA",
         "r": method.rank,
         "lora_alpha": method.alpha,
         "lora_dropout": method.dropout,
         "use_rslora": method.use_rslora,
         "use_dora": isinstance(method, DoRAConfig),
         "target_modules": last if is_all else list(method.target_modules),
-        "modules_to_save": heads or None,
         "fan_in_fan_out": any(is_transposed(layer.base) for layer in layers.values()),
         "bias": "none",
-        "inference_mode": True,
+    }
+
+
+def _prompt_settings(model: nn.Module, method: SoftPromptConfig) -> dict[str, Any]:
+    """Return what PEFT writes of a soft prompt; how it started and was trained is over by then."""
+    prompt, config = model.soft_prompt, model.config
+    settings = {
+        "num_virtual_tokens": method.num_virtual_tokens,
+        "num_transformer_submodules": 1,
+        "num_layers": config.num_hidden_layers,
+        "token_dim": config.hidden_size,
+        "num_attention_heads": config.num_attention_heads,
+    }
+    if isinstance(method, PromptTuningConfig):
+        return settings | {"peft_type": "PROMPT_TUNING", "prompt_tuning_init": "RANDOM"}
+    if isinstance(method, PTuningConfig):
+        return settings | {
+            "peft_type": "P_TUNING",
+            "encoder_reparameterization_type": method.encoder.upper(),
+            "encoder_hidden_size": method.hidden_size or config.hidden_size,
+            "encoder_num_layers": method.num_layers if method.encoder == "lstm" else 2,
+            "encoder_dropout": method.dropout,
+        }
+    assert isinstance(prompt, CachePrompt)
+    kv_width = prompt.n_kv_heads * prompt.head_dim
+    return settings | {
+        "peft_type": "PREFIX_TUNING",
+        "token_dim": kv_width,
+        "num_attention_heads": prompt.n_kv_heads,
+        "prefix_projection": method.projection,
+        "encoder_hidden_size": method.hidden_size or kv_width,
     }
 
 
@@ -72,6 +122,8 @@ def method_from(settings: dict[str, Any], folder: Path) -> AdapterMethod:
     try:
         if OWN_KEY in settings:
             return _own_method_from(settings, folder)
+        if settings.get("peft_type") in _PROMPTS:
+            return _prompt_from(settings)
         _check_readable(settings, folder)
         targets = settings["target_modules"]
         return (DoRAConfig if settings.get("use_dora") else LoRAConfig)(
@@ -97,11 +149,30 @@ def _own_method_from(settings: dict[str, Any], folder: Path) -> AdapterMethod:
     return _OWN[settings[OWN_KEY]](**options)
 
 
+def _prompt_from(settings: dict[str, Any]) -> SoftPromptConfig:
+    """Return the configuration of a soft prompt that PEFT or this course has written."""
+    n, hidden_size = settings["num_virtual_tokens"], settings.get("encoder_hidden_size")
+    kind = _PROMPTS[settings["peft_type"]]
+    if kind is PromptTuningConfig:
+        return kind(num_virtual_tokens=n, init="random")
+    if kind is PTuningConfig:
+        return kind(
+            num_virtual_tokens=n, hidden_size=hidden_size,
+            encoder=settings["encoder_reparameterization_type"].lower(),
+            num_layers=settings["encoder_num_layers"], dropout=settings["encoder_dropout"],
+        )  # fmt: skip
+    return kind(
+        num_virtual_tokens=n, projection=settings["prefix_projection"], hidden_size=hidden_size
+    )
+
+
 def _check_readable(settings: dict[str, Any], folder: Path) -> None:
     """Refuse what PEFT can do and this course does not read."""
     kind = settings.get("peft_type")
     if kind != "LORA":
-        raise AdapterError(f"{folder} holds an adapter of type {kind!r}; LORA can be read")
+        raise AdapterError(
+            f"{folder} holds an adapter of type {kind!r}; LORA, {', '.join(_PROMPTS)} can be read"
+        )
     unread = {name: settings[name] for name in _UNREAD if settings.get(name)}
     if settings.get("bias", "none") != "none":
         unread["bias"] = settings["bias"]

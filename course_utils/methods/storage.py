@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,13 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from course_utils.methods.base import apply
+from course_utils.methods.carried import carried_by
 from course_utils.methods.fingerprint import base_fingerprint, is_same_base
-from course_utils.methods.linear import (
-    adapted_layers,
-    classifier_heads,
-    find_linear,
-    shape_of,
-)
+from course_utils.methods.linear import adapted_layers, classifier_heads, find_linear, shape_of
 from course_utils.methods.settings import (
     OWN_KEY,
     AdapterError,
@@ -31,10 +28,12 @@ from course_utils.methods.settings import (
     method_from,
     settings_of,
 )
+from course_utils.methods.soft_prompts import SoftPromptConfig, drop_encoder
 
 CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
 FORMAT_VERSION = "1"
 PREFIX = "base_model.model."
+PROMPT, PROMPT_PREFIX = "prompt_embeddings", "base_model."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,17 +98,28 @@ def load_adapter(model: nn.Module, folder: Path | str) -> nn.Module:
         AdapterError: If the folder holds no adapter, a damaged or foreign one, or one of another
             base model, or if the model carries an adapter already.
     """
-    if adapted_layers(model):
+    if carried_by(model):
         raise AdapterError("the model carries an adapter already: `remove` it first")
     stored = read_fitting_adapter(model, folder)
     try:
         apply(model, stored.method)
     except ValueError as error:
         raise AdapterError(f"{folder} does not fit this model: {error}") from error
-    with torch.no_grad():
-        for name, place in adapter_tensors(model, stored.method).items():
-            place.copy_(stored.tensors[name])
+    put_tensors(model, stored.tensors)
     return model
+
+
+@torch.no_grad()
+def put_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy the tensors of an adapter, by their names in a file, to their places in a model.
+
+    A soft prompt's encoder is not stored: the tokens that it computed take its place.
+    """
+    method = model.fine_tuning_method
+    if isinstance(method, SoftPromptConfig):
+        drop_encoder(model)
+    for name, place in adapter_tensors(model, method).items():
+        place.copy_(tensors[name])
 
 
 def read_fitting_adapter(model: nn.Module, folder: Path | str) -> StoredAdapter:
@@ -169,24 +179,30 @@ def method_of(model: nn.Module) -> AdapterMethod:
         AdapterError: If it carries none.
     """
     method = getattr(model, "fine_tuning_method", None)
-    if not isinstance(method, AdapterMethod) or not adapted_layers(model):
+    if not isinstance(method, AdapterMethod) or not carried_by(model):
         raise AdapterError(f"{type(model).__name__} carries no adapter: `apply` a method first")
     return method
 
 
 def adapter_tensors(model: nn.Module, method: AdapterMethod) -> dict[str, Tensor]:
     """Return the tensors of a model's adapter, and of its head, by their names in a file."""
+    if isinstance(method, SoftPromptConfig):
+        return {PROMPT: model.soft_prompt.encoder()} | head_tensors(model, PROMPT_PREFIX)
+    layers = adapted_layers(model).items()
+    if stacked := [name for name, layer in layers if len(getattr(layer, "adapters", ())) > 1]:
+        raise AdapterError(f"{stacked[0]} has several adapters: save each before they are stacked")
     tensors = {
-        f"{PREFIX}{name}.{theirs}": getattr(layer, ours)
-        for name, layer in adapted_layers(model).items()
+        f"{PREFIX}{name}.{theirs}": layer.get_parameter(ours)
+        for name, layer in layers
         for ours, theirs in method.saved.items()
     }
-    return tensors | _head_tensors(model)
+    return tensors | head_tensors(model)
 
 
-def _head_tensors(model: nn.Module) -> dict[str, Tensor]:
+def head_tensors(model: nn.Module, prefix: str = PREFIX) -> dict[str, Tensor]:
+    """Return the parameters of a classifier's heads, by their names in a file."""
     return {
-        f"{PREFIX}{head}.{name}": parameter
+        f"{prefix}{head}.{name}": parameter
         for head in classifier_heads(model)
         for name, parameter in model.get_submodule(head).named_parameters()
     }
@@ -197,6 +213,8 @@ def _with_exact_targets(model: nn.Module, stored: StoredAdapter) -> AdapterMetho
 
     PEFT may have chosen them by a pattern, or left some out; the tensors say what it came to.
     """
+    if not hasattr(stored.method, "target_modules"):
+        return stored.method
     suffix = next(iter(stored.method.saved.values()))
     ends = f".{suffix}"
     found = {key.removeprefix(PREFIX).removesuffix(ends) for key in stored.tensors
@@ -213,17 +231,10 @@ def _with_exact_targets(model: nn.Module, stored: StoredAdapter) -> AdapterMetho
 
 def _check_shapes(model: nn.Module, stored: StoredAdapter, folder: Path | str) -> None:
     """Compare an adapter's tensors with those that its configuration makes of the model."""
-    method = stored.method
     try:
-        shapes = {name: method.tensor_shapes(*reversed(shape_of(layer)))
-                  for name, layer in find_linear(model, method.target_modules).items()}  # fmt: skip
+        expected = _expected_shapes(model, stored.method)
     except ValueError as error:
         raise AdapterError(f"{folder} does not fit this model: {error}") from error
-    expected = {
-        f"{PREFIX}{name}.{theirs}": shapes[name][ours]
-        for name in shapes for ours, theirs in method.saved.items()
-    }  # fmt: skip
-    expected |= {name: tuple(tensor.shape) for name, tensor in _head_tensors(model).items()}
     found = {name: tuple(tensor.shape) for name, tensor in stored.tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -231,6 +242,21 @@ def _check_shapes(model: nn.Module, stored: StoredAdapter, folder: Path | str) -
                 f"{folder} does not fit this model: {name} is {found.get(name, 'missing')} "
                 f"and should be {expected.get(name, 'absent')}"
             )
+
+
+def _expected_shapes(model: nn.Module, method: AdapterMethod) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that an adapter of this model has in a file."""
+    if isinstance(method, SoftPromptConfig):
+        expected = {PROMPT: (method.num_virtual_tokens, method.token_width(model))}
+        heads = head_tensors(model, PROMPT_PREFIX)
+    else:
+        expected = {
+            f"{PREFIX}{name}.{method.saved[ours]}": shape
+            for name, layer in method.layers_in(model).items()
+            for ours, shape in method.tensor_shapes(*reversed(shape_of(layer))).items()
+        }
+        heads = head_tensors(model)
+    return expected | {name: tuple(tensor.shape) for name, tensor in heads.items()}
 
 
 def _sha256(text: str) -> str:

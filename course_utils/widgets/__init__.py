@@ -3,6 +3,11 @@
 What a widget computes is in plain functions. The interface is common to ipywidgets 7.7 and 8.
 """
 
+from course_utils.widgets.adapter_explorer import (
+    AdapterAnatomy,
+    AdapterExplorer,
+    adapter_explorer,
+)
 from course_utils.widgets.base import Explorer, Interactive
 from course_utils.widgets.clip_explorer import ClipExplorer, clip_explorer, clipped_surrogate
 from course_utils.widgets.direction_explorer import (
@@ -24,11 +29,20 @@ from course_utils.widgets.nf4_explorer import (
     make_outliers,
     nf4_explorer,
 )
+from course_utils.widgets.prefix_explorer import (
+    AttentionMap,
+    PrefixExplorer,
+    attention_maps,
+    prefix_explorer,
+)
 from course_utils.widgets.rank_explorer import RankExplorer, rank_explorer, ranks_up_to, rebuild
 from course_utils.widgets.reward_explorer import RewardExplorer, preference, reward_explorer
 from course_utils.widgets.will_it_fit import WillItFit, verdict, will_it_fit
 
 __all__ = [
+    "AdapterAnatomy",
+    "AdapterExplorer",
+    "AttentionMap",
     "ClipExplorer",
     "DirectionExplorer",
     "Explorer",
@@ -37,9 +51,12 @@ __all__ = [
     "MaskedToken",
     "NF4Explorer",
     "NextTokenExplorer",
+    "PrefixExplorer",
     "RankExplorer",
     "RewardExplorer",
     "WillItFit",
+    "adapter_explorer",
+    "attention_maps",
     "clip_explorer",
     "clipped_surrogate",
     "degrees",
@@ -52,6 +69,7 @@ __all__ = [
     "next_tokens",
     "nf4_explorer",
     "preference",
+    "prefix_explorer",
     "rank_explorer",
     "ranks_up_to",
     "rebuild",

@@ -16,7 +16,8 @@ from course_utils.intervals import can_tell_apart
 from course_utils.paths import data_dir
 
 DYLORA_MARGIN = 1.0
-ROWS, METHODS = load_results("separation"), STUDIES["separation"].methods
+SEPARATION = STUDIES["separation"]
+ROWS, METHODS = load_results("separation"), SEPARATION.methods
 
 
 def scores(task: str, method: str, split: str = "test") -> list[float]:
@@ -41,14 +42,14 @@ def test_every_run_took_at_most_a_minute():
     assert max(run["seconds"] for run in ROWS) <= 60
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", SEPARATION.tasks)
 def test_the_best_method_is_far_above_the_base_model(task: str):
     gain = max(best_score(task, split) - scores(task, "base", split)[0]
                for split in TASKS[task].test_splits)  # fmt: skip
     assert gain > 0.2
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", SEPARATION.tasks)
 def test_random_weights_are_clearly_worse_than_the_best_method(task: str):
     best = max(METHODS, key=lambda method: fmean(scores(task, method)))
     assert best != "random_init"
@@ -63,7 +64,7 @@ def test_classification_generalises_to_unseen_phrasings(task: str):
 def test_methods_can_be_told_apart_on_at_least_three_tasks():
     sizes = {
         task: len(largest_distinct_set({m: scores(task, m) for m in METHODS}))
-        for task in STUDIES["separation"].tasks
+        for task in SEPARATION.tasks
     }
     assert sum(size >= 3 for size in sizes.values()) >= 3, sizes
 

@@ -24,6 +24,16 @@ def test_padding_is_masked_and_no_target():
     assert (batch["labels"][~padding] == batch["input_ids"][~padding]).all()
 
 
+def test_labels_of_words_are_padded_like_targets_and_labels_of_texts_are_not():
+    long = {"input_ids": [1, 7, 8], "labels": [IGNORED, IGNORED, 2]}
+    short = {"input_ids": [1, 9], "labels": [IGNORED, 0]}
+    batch = pad_examples([long, short], pad_token_id=0)
+    assert batch["labels"].tolist() == [[IGNORED, IGNORED, 2], [IGNORED, 0, IGNORED]]
+    assert count_targets(batch) == 2
+    texts = [{**long, "labels": 2}, {**short, "labels": 0}]
+    assert pad_examples(texts, pad_token_id=0)["labels"].tolist() == [2, 0]
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(40, 80))
 def test_packing_keeps_every_example_once_and_whole(sizes: list[int], length: int):

@@ -8,6 +8,7 @@ from course_utils.data import (
     encode_instruction,
     encode_label,
     encode_text,
+    encode_word_labels,
     load_task,
 )
 from course_utils.models import load_tokenizer
@@ -43,6 +44,42 @@ def test_a_labelled_text_has_no_end_token(tokenizer):
     example = encode_label(tokenizer, "Never again.", 2)
     assert example["labels"] == 2
     assert tokenizer.eos_token_id not in example["input_ids"]
+
+
+# Words
+
+
+def test_labelled_words_are_tokenised_as_their_text(tokenizer):
+    for row in load_task("roles", "validation"):
+        example = encode_word_labels(tokenizer, row["words"], row["roles"])
+        text = tokenizer(" ".join(row["words"]), add_special_tokens=False)["input_ids"]
+        assert example["input_ids"] == [tokenizer.bos_token_id, *text]
+        assert len(example["labels"]) == len(example["input_ids"])
+        assert [label for label in example["labels"] if label != IGNORED] == row["roles"]
+
+
+@pytest.mark.parametrize(
+    "words", [["To", "Nettie", "Holm,", "Bram", "gave"], ["Zo\u00eb", "\u00e9"]]
+)
+def test_a_label_stands_where_its_word_ends(tokenizer, words):
+    example = encode_word_labels(tokenizer, words, list(range(len(words))))
+    assert example["labels"][0] == IGNORED
+    for k in range(len(words)):
+        read = example["input_ids"][1 : example["labels"].index(k) + 1]
+        assert tokenizer.decode(read) == " ".join(words[: k + 1])
+    assert len(example["input_ids"]) > len(words) + 1  # some word is more than one token
+
+
+def test_a_long_text_loses_its_last_labels(tokenizer):
+    example = encode_word_labels(tokenizer, ["goat"] * 50, [3] * 50, max_length_tokens=20)
+    assert len(example["input_ids"]) == len(example["labels"]) == 20
+
+
+def test_words_without_labels_are_refused(tokenizer):
+    with pytest.raises(ValueError, match=r"1 labels for 2 words: there must be one a word"):
+        encode_word_labels(tokenizer, ["a", "b"], [0])
+    with pytest.raises(ValueError, match=r"word '' must end where a token of the text ends"):
+        encode_word_labels(tokenizer, ["", "a"], [0, 1])
 
 
 # Instructions

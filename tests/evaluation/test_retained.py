@@ -9,9 +9,10 @@ from course_utils.models import load_base_model
 TEXTS = ["The miller sleeps.", "Question: Where does the heron live?\nAnswer: In the reed beds."]
 
 
-def test_a_classifier_s_trunk_still_speaks(model, tokenizer):
+@pytest.mark.parametrize("label_level", ["sequence", "token"])
+def test_a_classifier_s_trunk_still_speaks(model, tokenizer, label_level):
     torch.manual_seed(0)
-    classifier = load_base_model("embedded", num_labels=3)
+    classifier = load_base_model("embedded", num_labels=3, label_level=label_level)
     again = language_model_of(classifier)
     assert perplexity(again, tokenizer, TEXTS) == pytest.approx(
         perplexity(model, tokenizer, TEXTS), rel=1e-6

@@ -1,10 +1,18 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from course_utils.data import encode_label, encode_text
-from course_utils.evaluation import accuracy, generate, greedy_matches, perplexity
+from course_utils.data import IGNORED, encode_label, encode_text
+from course_utils.evaluation import (
+    accuracy,
+    generate,
+    greedy_matches,
+    perplexity,
+    token_scores,
+)
 from course_utils.models import load_base_model
 from course_utils.world.probes import copying_probes
 
@@ -49,3 +57,51 @@ def test_accuracy_counts_right_labels(tokenizer):
         label = classifier(input_ids=ids).logits.argmax(-1).item()
     right, wrong = (encode_label(tokenizer, TEXTS[0], x) for x in (label, 1 - label))
     assert accuracy(classifier, [right, right, right, wrong]) == 0.75
+
+
+class Predicting(nn.Module):
+    """Predicts for each token its own id, after ``n_virtual`` places that are nobody's."""
+
+    def __init__(self, n_classes: int, n_virtual: int = 0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(n_classes))
+        self.n_virtual = n_virtual
+        self.config = SimpleNamespace(pad_token_id=0)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        logits = self.weight[input_ids]
+        return SimpleNamespace(logits=nn.functional.pad(logits, (0, 0, self.n_virtual, 0)))
+
+
+# Predictions 1 1 2 0 | 2 1 against labels 1 2 2 1 | 2 0; class 3 neither occurs nor is predicted.
+SENTENCES = [
+    {"input_ids": [3, 1, 1, 2, 0], "labels": [IGNORED, 1, 2, 2, 1]},
+    {"input_ids": [3, 2, 1], "labels": [IGNORED, 2, 0]},
+]
+
+
+@pytest.mark.parametrize("n_virtual", [0, 3])
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_token_scores_are_those_counted_by_hand(batch_size, n_virtual):
+    scores = token_scores(Predicting(4, n_virtual), SENTENCES, batch_size=batch_size)
+    assert scores.accuracy == pytest.approx(3 / 6)
+    # class 1: one hit, predicted 3 times, there 2 times; class 2: two hits, predicted 2, there 3.
+    assert scores.f1 == pytest.approx({1: 2 / 5, 2: 4 / 5})
+    assert scores.macro_f1 == pytest.approx(3 / 5)
+
+
+def test_a_class_that_is_only_predicted_scores_nothing():
+    scores = token_scores(Predicting(4), [{"input_ids": [1, 2], "labels": [1, 1]}])
+    assert scores.f1 == pytest.approx({1: 2 / 3, 2: 0.0})
+
+
+def test_class_0_alone_has_an_accuracy_and_no_f1():
+    scores = token_scores(Predicting(2), [{"input_ids": [0], "labels": [0]}])
+    assert scores.accuracy == 1
+    assert math.isnan(scores.macro_f1)
+
+
+@pytest.mark.parametrize("examples", [[], [{"input_ids": [1], "labels": [IGNORED]}]])
+def test_nothing_to_score_is_refused(examples):
+    with pytest.raises(ValueError, match=r"no place carries a label: there is nothing to score"):
+        token_scores(Predicting(2), examples)

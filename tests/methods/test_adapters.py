@@ -89,8 +89,11 @@ def test_an_adapter_from_disk_joins_the_others(tmp_path):
     adapters.use("one")
     assert torch.equal(logits(adapters.model), first)
     few = apply(build(), LoRAConfig(rank=2, target_modules=("q_proj",)))
-    with pytest.raises(AdapterError, match="is no LoRA of the layers that this model adapts"):
-        adapters.load("few", save_adapter(few, tmp_path / "few"))
+    adapters.load("few", save_adapter(few, tmp_path / "few"))
+    adapters.use("few")
+    assert torch.equal(logits(adapters.model), logits(few))
+    with pytest.raises(ValueError, match="one, few adapt different layers and cannot be mixed"):
+        adapters.mix({"one": 1.0, "few": 1.0})
     elsewhere = apply(build(seed=5), LoRAConfig(rank=2))
     with pytest.raises(AdapterError, match="another base"):
         adapters.load("four", save_adapter(elsewhere, tmp_path / "four"))
@@ -120,6 +123,7 @@ def test_unknown_names_and_other_methods_are_refused():
     big.keep("two")
     with pytest.raises(ValueError, match="ranks that add up to 30 must not exceed 20"):
         big.mix({"one": 1.0, "two": 1.0})
-    for model in (build(), apply(build(), DoRAConfig(rank=2))):
-        with pytest.raises(ValueError, match="carries no LoRA"):
-            AdapterSet(model, "one")
+    with pytest.raises(ValueError, match="carries no adapter"):
+        AdapterSet(build(), "one")
+    with pytest.raises(ValueError, match="DoRAConfig cannot be mixed: all must be LoRA, or all"):
+        AdapterSet(apply(build(), DoRAConfig(rank=2)), "one").mix({"one": 1.0})

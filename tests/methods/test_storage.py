@@ -185,7 +185,9 @@ def test_a_layer_that_is_missing_or_too_many(folder: Path):
 
 def test_a_foreign_adapter(folder: Path):
     rewrite(folder, peft_type="PREFIX_TUNING")
-    refused(folder, "adapter of type 'PREFIX_TUNING'; LORA can be read")
+    refused(folder, "damaged configuration: 'num_virtual_tokens'")
+    rewrite(folder, peft_type="BOFT")
+    refused(folder, "adapter of type 'BOFT'; LORA, PROMPT_TUNING, P_TUNING, PREFIX_TUNING can be")
     rewrite(folder, peft_type="LORA", rank_pattern={"q_proj": 4})
     refused(folder, "uses rank_pattern=")
     for name, value in (("bias", "all"), ("init_lora_weights", "pissa")):

@@ -8,7 +8,7 @@ from course_utils.world.tasks.new_facts import island_facts
 
 COUNTRY = build_country()
 LEXICONS = ("names", "frames", "places", "things", "relations", "stories", "reviews", "genres",
-            "skills", "topics", "instructions", "preferences")  # fmt: skip
+            "skills", "topics", "instructions", "preferences", "roles")  # fmt: skip
 
 
 def leaves(value: object):

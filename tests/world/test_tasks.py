@@ -22,6 +22,8 @@ SAME_FACTS = {"new_facts"}
 
 def identity(task: str, row: dict) -> str:
     """What makes a row the same example in another split."""
+    if task == "roles":
+        return " ".join(row["words"])
     keys = {
         "instructions": ("instruction", "input"),
         "preferences": ("prompt", "chosen", "rejected"),

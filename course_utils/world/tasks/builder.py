@@ -11,6 +11,7 @@ from course_utils.world.tasks import (
     preferences,
     questions,
     retention,
+    roles,
     sentiment,
     topics,
 )
@@ -25,6 +26,7 @@ _BUILDERS: dict[str, Callable[[int], Rows]] = {
     "instructions": instructions.build,
     "preferences": preferences.build,
     "questions": questions.build,
+    "roles": roles.build,
     "retention": retention.build,
 }
 
