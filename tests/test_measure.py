@@ -9,6 +9,8 @@ from course_utils.measure import (
     PeakMemory,
     count_tokens,
     measure_training_step,
+    paired_latency,
+    paired_ratios,
     parameter_bytes,
     speed,
     step_time_seconds,
@@ -105,6 +107,48 @@ def test_tokens_per_second_leave_the_padding_out(clock: list[float]) -> None:
 def test_numbers_of_calls_are_checked(repeats: int, warmup: int) -> None:
     with pytest.raises(ValueError, match=f"repeats={repeats}.*warmup={warmup}"):
         step_time_seconds(lambda: None, repeats=repeats, warmup=warmup)
+
+
+def test_calls_take_turns_every_other_round_backwards(clock: list[float]) -> None:
+    order, taken = [], {"slow": iter([9.0, 3.0, 5.0, 4.0]), "fast": iter([9.0, 1.0, 2.0, 2.0])}
+
+    def call(name: str) -> None:
+        order.append(name)
+        clock[0] += next(taken[name])
+
+    seconds = paired_latency({name: lambda n=name: call(n) for name in taken}, rounds=3)
+    assert order == ["slow", "fast", "fast", "slow"] * 2
+    assert seconds == {"slow": [3.0, 5.0, 4.0], "fast": [1.0, 2.0, 2.0]}
+    assert paired_ratios(seconds, "fast") == {"slow": (2.5, 2.0, 3.0)}
+
+
+def test_a_turn_of_several_calls_counts_its_median(clock: list[float]) -> None:
+    durations = iter([1.0, 2.0, 90.0])
+
+    def step() -> None:
+        clock[0] += next(durations)
+
+    assert paired_latency({"a": step}, 1, repeats=3, warmup=0) == {"a": [2.0]}
+
+
+def test_a_drift_that_all_share_leaves_the_ratio_alone() -> None:
+    seconds = {"base": [1.0, 2.0, 8.0], "b": [1.5, 3.0, 12.0], "a": [2.0, 4.0, 16.0]}
+    assert paired_ratios(seconds, "base") == {"b": (1.5, 1.5, 1.5), "a": (2.0, 2.0, 2.0)}
+    with pytest.raises(KeyError, match="lora"):
+        paired_ratios(seconds, "lora")
+
+
+@pytest.mark.parametrize(("n", "low", "high"), [(3, 1, 3), (6, 1, 6), (9, 2, 8), (20, 6, 15)])
+def test_the_median_has_the_sign_tests_interval(n: int, low: int, high: int) -> None:
+    # The tabulated ranks at 95 %: of 9 values the 2nd and the 8th, of 20 the 6th and the 15th.
+    seconds = {"base": [1.0] * n, "other": [float(value) for value in range(n, 0, -1)]}
+    assert paired_ratios(seconds, "base") == {"other": ((n + 1) / 2, low, high)}
+
+
+@pytest.mark.parametrize(("names", "rounds"), [((), 3), (("a",), 0)])
+def test_there_must_be_something_to_time(names: tuple[str, ...], rounds: int) -> None:
+    with pytest.raises(ValueError, match=f"{len(names)} calls in rounds={rounds}: both must be"):
+        paired_latency(dict.fromkeys(names, int), rounds)
 
 
 def test_peak_is_what_was_held_at_once() -> None:

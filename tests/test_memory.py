@@ -32,9 +32,12 @@ from course_utils.memory import (
     AddedModule,
     Architecture,
     BlockTraining,
+    BottleneckFootprint,
+    CachePromptFootprint,
     Footprint,
     FrozenFootprint,
     FullFootprint,
+    InputPromptFootprint,
     LoRAFootprint,
     MemoryEstimate,
     MemoryParts,
@@ -42,8 +45,10 @@ from course_utils.memory import (
     architecture_of,
     bytes_per_parameter,
     estimate,
+    estimate_ppo,
     format_bytes,
     known_architectures,
+    kv_cache_bytes,
     optimizer_names,
 )
 from course_utils.memory.optimizers import pageable_bytes, state_bytes
@@ -511,6 +516,34 @@ def cost(method: Footprint, shape: Architecture | None = None, **changes: object
     return estimate(shape or tied(), method, **({"batch_size": 2, "seq_len": 64} | changes))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", ["embedded", "grouped", "qwen3"])
+def test_a_cache_is_as_large_as_the_model_makes_it(shape: str, dtype: str) -> None:
+    model = build(Case(shape=shape, dtype=dtype)).eval()
+    with torch.no_grad():
+        cache = model(torch.ones(3, 7, dtype=torch.long), use_cache=True).past_key_values
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert kv_cache_bytes(model, 7, batch_size=3, dtype=dtype) == held
+
+
+def test_a_cache_of_seven_billion_parameters_takes_half_a_megabyte_a_token() -> None:
+    # 2 tensors, 32 layers, 4,096 wide, 2 bytes.
+    assert kv_cache_bytes("Llama-2-7B", 1, dtype="bfloat16") == 524_288
+    assert kv_cache_bytes("Llama-2-7B", 0) == 0
+    for wrong in ({"n_tokens": -1}, {"n_tokens": 1, "batch_size": 0}):
+        with pytest.raises(ValueError, match=r"n_tokens=.* must be at least 0, batch_size=.* 1"):
+            kv_cache_bytes("Llama-2-7B", **wrong)
+
+
+def test_ppo_trains_a_soft_prompt_in_float32() -> None:
+    sizes = {"batch_size": 4, "minibatch_size": 2, "prompt_tokens": 8, "response_tokens": 8}
+    method, shape = InputPromptFootprint(num_virtual_tokens=5), tied()
+    predicted = estimate_ppo(shape, method, form="shared", dtype="bfloat16", **sizes)
+    prompt, value_head = 5 * shape.d_model, shape.d_model + 1
+    assert predicted.gradients_bytes == 4 * (prompt + value_head)
+    assert predicted.adapters_bytes == 2 * 4 * prompt  # the policy's and the reward model's
+
+
 def test_frozen_blocks_keep_nothing() -> None:
     predicted = cost(FrozenFootprint(last_n_layers=2, train_head=False))
     assert predicted.layers_bytes[:-2] == (0,) * (tied().n_layers - 2)
@@ -565,6 +598,23 @@ def test_new_methods_plug_in_through_their_footprint() -> None:
     # Nothing below the first block's module needs a gradient, so it alone keeps anything there.
     assert predicted.layers_bytes[0] >= 2 * 64 * 4 * (d + 16)
     assert predicted.layers_bytes[1] > 4 * predicted.layers_bytes[0]
+
+
+def test_the_rotation_is_kept_where_a_gradient_first_enters_attention() -> None:
+    # Adapters behind the feed-forward part alone: in the first block none does.
+    method = BottleneckFootprint(bottleneck_size=4, placement="pfeiffer")
+    layers = cost(method).layers_bytes
+    assert layers[1] == layers[2] + 4 * 2 * 64 * tied().head_dim
+    single = cost(method, replace(tied(), n_layers=1))
+    assert single.layers_bytes == layers[:1]
+    assert {tensor.part for tensor in single.block} == {"mlp"}
+
+
+def test_a_soft_prompts_network_keeps_what_it_says() -> None:
+    for kind in (InputPromptFootprint, CachePromptFootprint):
+        plain, more = (cost(kind(num_virtual_tokens=4, encoder_keeps=n)) for n in (0, 1000))
+        assert more.outer_bytes == plain.outer_bytes + 4000
+        assert more.layers_bytes == plain.layers_bytes
 
 
 def test_soft_prompts_need_gradients_down_to_the_first_block() -> None:

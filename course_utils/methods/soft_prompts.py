@@ -202,8 +202,10 @@ class PTuningConfig(SoftPromptConfig):
         """Return what trains, for ``memory.estimate``."""
         with torch.device("meta"):
             encoder = tuple(p.numel() for p in self.network(architecture.d_model).parameters())
+        hidden = self.hidden_size or architecture.d_model
+        kept = 2 * self.num_virtual_tokens * hidden if self.encoder == "mlp" else 0
         footprint = InputPromptFootprint(
-            num_virtual_tokens=self.num_virtual_tokens, encoder=encoder,
+            num_virtual_tokens=self.num_virtual_tokens, encoder=encoder, encoder_keeps=kept,
             train_head=architecture.n_labels is not None,
         )  # fmt: skip
         return footprint.footprint(architecture)
@@ -257,6 +259,7 @@ class PrefixTuningConfig(SoftPromptConfig):
         encoder = (n * kv_width, kv_width * hidden, hidden, hidden * width, width)
         footprint = CachePromptFootprint(
             num_virtual_tokens=n, encoder=encoder if self.projection else (),
+            encoder_keeps=n * hidden if self.projection else 0,
             train_head=architecture.n_labels is not None,
         )  # fmt: skip
         return footprint.footprint(architecture)

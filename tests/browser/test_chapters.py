@@ -1,10 +1,15 @@
-"""The chapters in a browser: all cells run, the widgets appear and answer, the quiz scores."""
+"""The chapters in a browser: cells run, the widgets appear and answer, the quiz scores.
 
+Every cell of every chapter is run by nbval. Here two chapters run whole, and of the others what the
+widget and the quiz need.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 
 from tests.browser.lab import NotebookPage
 
@@ -19,6 +24,51 @@ def cell_with(chapter: Path, source: str) -> int:
     found = [i for i, c in enumerate(cells) if c.cell_type == "code" and source in c.source]
     assert len(found) == 1, f"{source!r} is in cells {found}"
     return found[0]
+
+
+@pytest.fixture
+def run_part(
+    open_notebook: Callable[[Path], NotebookPage], tmp_path: Path
+) -> Callable[..., tuple[NotebookPage, Path]]:
+    """Return a function that runs a chapter's setup, the cells with some texts, and the quiz."""
+
+    def run(name: str, *sources: str) -> tuple[NotebookPage, Path]:
+        chapter = NOTEBOOKS / f"{name}.ipynb"
+        node = nbformat.read(chapter, as_version=4)
+        titles = [i for i, c in enumerate(node.cells) if "## " in c.source and is_prose(c)]
+        setup = next(i for i in titles if "## Setup" in node.cells[i].source)
+        wanted = {*range(setup, titles[titles.index(setup) + 1])}
+        wanted |= {cell_with(chapter, text) for text in (*sources, "Quiz(QuestionBank")}
+        node.cells = [cell for i, cell in enumerate(node.cells) if i in wanted]
+        part = tmp_path / chapter.name
+        nbformat.write(node, part)
+        notebook = open_notebook(part)
+        notebook.run_all()
+        expect(
+            notebook.output(cell_with(part, "Quiz(QuestionBank")).locator(".cq")
+        ).to_contain_text("Question 1 of")
+        return notebook, part
+
+    return run
+
+
+def is_prose(cell: nbformat.NotebookNode) -> bool:
+    return cell.cell_type == "markdown"
+
+
+def redraws(widget: Locator, change: Callable[[], object]) -> None:
+    """Check that a widget's picture follows a change."""
+    picture = widget.locator("img").first
+    before = picture.get_attribute("src")
+    change()
+    expect(picture).not_to_have_attribute("src", before)
+
+
+def nudge(widget: Locator, number: int = 0) -> None:
+    """Move a slider by one step."""
+    handle = widget.locator(".noUi-handle").nth(number)
+    handle.focus()
+    handle.press("ArrowRight")
 
 
 def test_chapter_00_runs_and_its_widgets_answer(open_notebook):
@@ -70,27 +120,23 @@ def the_quiz_tells_right_from_wrong(notebook: NotebookPage, chapter: Path) -> No
     notebook.save_picture("00_quiz_wrong")
 
 
-def test_chapter_01_runs_and_its_quiz_appears(open_notebook):
-    notebook, chapter = run_chapter(open_notebook, "01_full_and_frozen")
-    quiz = notebook.output(cell_with(chapter, "Quiz(QuestionBank")).locator(".cq")
-    expect(quiz).to_contain_text("Question 1 of")
+def test_chapter_01_shows_its_quiz(run_part):
+    notebook, _ = run_part("01_full_and_frozen")
     notebook.save_picture("01_quiz")
 
 
 def test_chapter_02_runs_and_its_widget_answers(open_notebook):
     notebook, chapter = run_chapter(open_notebook, "02_lora")
     widget = notebook.output(cell_with(chapter, "rank_explorer({"))
-    picture = widget.locator("img").first
-    before = picture.get_attribute("src")
     notebook.save_picture("02_rank_explorer")
-    widget.locator("select").first.select_option(index=6)
-    expect(picture).not_to_have_attribute("src", before)
+    redraws(widget, lambda: widget.locator("select").first.select_option(index=6))
     notebook.save_picture("02_rank_explorer_other_layer")
 
 
-def test_chapter_03_runs_and_its_widget_answers(open_notebook):
-    notebook, chapter = run_chapter(open_notebook, "03_qlora_and_nf4")
-    widget = notebook.output(cell_with(chapter, "nf4_explorer(weights)"))
+def test_the_widget_of_chapter_03_answers(run_part):
+    call = "nf4_explorer(weights)"
+    notebook, part = run_part("03_qlora_and_nf4", "weights = next(", call)
+    widget = notebook.output(cell_with(part, call))
     expect(widget.get_by_text("4.127")).to_be_visible()
     notebook.save_picture("03_nf4_explorer")
     widget.locator("select").first.select_option("INT2")
@@ -98,22 +144,39 @@ def test_chapter_03_runs_and_its_widget_answers(open_notebook):
     notebook.save_picture("03_nf4_explorer_int2")
 
 
-def test_chapter_04_runs_and_its_widget_answers(open_notebook):
-    notebook, chapter = run_chapter(open_notebook, "04_dora_and_family")
-    widget = notebook.output(cell_with(chapter, "direction_explorer()"))
+def test_the_widget_of_chapter_04_answers(run_part):
+    notebook, part = run_part("04_dora_and_family", "direction_explorer()")
+    widget = notebook.output(cell_with(part, "direction_explorer()"))
     expect(widget.get_by_text("DoRA: the length")).to_be_visible()
-    picture = widget.locator("img").first
-    before = picture.get_attribute("src")
-    handle = widget.locator(".noUi-handle").first
-    handle.focus()
-    handle.press("ArrowRight")
-    expect(picture).not_to_have_attribute("src", before)
+    redraws(widget, lambda: nudge(widget))
     notebook.save_picture("04_direction_explorer")
 
 
-def test_chapter_07_runs_and_its_widget_answers(open_notebook):
-    notebook, chapter = run_chapter(open_notebook, "07_instruction_tuning")
-    widget = notebook.output(cell_with(chapter, "loss_mask_explorer(tokenizer)"))
+def test_the_widget_of_chapter_05_answers(run_part):
+    notebook, part = run_part("05_adapters", "adapter_explorer(")
+    widget = notebook.output(cell_with(part, "adapter_explorer("))
+    notebook.save_picture("05_adapter_explorer")
+    redraws(widget, lambda: widget.locator("select").first.select_option(index=1))
+    notebook.save_picture("05_adapter_explorer_other_model")
+
+
+def test_the_widget_of_chapter_06_answers(run_part):
+    needed = (
+        "methods = {",
+        "def with_prompt(",
+        "classifier = load_base_model",
+        "rows_of_reviews =",
+    )
+    notebook, part = run_part("06_prompts_and_prefixes", *needed, "prefix_explorer(tuned")
+    widget = notebook.output(cell_with(part, "prefix_explorer(tuned"))
+    notebook.save_picture("06_prefix_explorer")
+    redraws(widget, lambda: widget.locator("select").first.select_option(index=1))
+    notebook.save_picture("06_prefix_explorer_other_text")
+
+
+def test_the_widget_of_chapter_07_answers(run_part):
+    notebook, part = run_part("07_instruction_tuning", "loss_mask_explorer(tokenizer)")
+    widget = notebook.output(cell_with(part, "loss_mask_explorer(tokenizer)"))
     count = widget.get_by_text("tokens carry loss").first
     expect(count).to_be_visible()
     before = count.inner_text()
@@ -123,26 +186,19 @@ def test_chapter_07_runs_and_its_widget_answers(open_notebook):
     notebook.save_picture("07_loss_mask_explorer_all")
 
 
-def test_chapter_08_runs_and_its_widget_answers(open_notebook):
-    notebook, chapter = run_chapter(open_notebook, "08_reward_models")
-    widget = notebook.output(cell_with(chapter, "reward_explorer(reward"))
-    picture = widget.locator("img").first
-    before = picture.get_attribute("src")
+def test_the_widget_of_chapter_08_answers(run_part):
+    call = "reward_explorer(reward"
+    notebook, part = run_part("08_reward_models", "start.load_reward_model(", call)
+    widget = notebook.output(cell_with(part, call))
     notebook.save_picture("08_reward_explorer")
     answer = widget.locator("textarea").nth(1)
     answer.fill("You are a kind person. Nobody knows.")
-    answer.press("Tab")
-    expect(picture).not_to_have_attribute("src", before)
+    redraws(widget, lambda: answer.press("Tab"))
     notebook.save_picture("08_reward_explorer_typed")
 
 
-def test_chapter_09_runs_and_its_widget_answers(open_notebook):
-    notebook, chapter = run_chapter(open_notebook, "09_rlhf_with_ppo")
-    widget = notebook.output(cell_with(chapter, "clip_explorer()"))
-    picture = widget.locator("img").first
-    before = picture.get_attribute("src")
-    handle = widget.locator(".noUi-handle").first
-    handle.focus()
-    handle.press("ArrowRight")
-    expect(picture).not_to_have_attribute("src", before)
+def test_the_widget_of_chapter_09_answers(run_part):
+    notebook, part = run_part("09_rlhf_with_ppo", "clip_explorer()")
+    widget = notebook.output(cell_with(part, "clip_explorer()"))
+    redraws(widget, lambda: nudge(widget))
     notebook.save_picture("09_clip_explorer")
