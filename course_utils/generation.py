@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from course_utils.methods.virtual_tokens import soft_prompt_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -142,10 +144,13 @@ def check_prompts(model: nn.Module, attention_mask: Tensor, max_new_tokens: int)
         raise ValueError(f"prompt {row} is padded on the right: prompts must be padded on the left")
     context = getattr(model.config, "max_position_embeddings", None)
     row, longest = int(lengths.argmax()), int(lengths.max())
-    if context is not None and longest + max_new_tokens > context:
+    soft_prompt = soft_prompt_of(model)
+    n_virtual = soft_prompt.num_virtual_tokens if soft_prompt is not None else 0
+    if context is not None and n_virtual + longest + max_new_tokens > context:
+        before = f"{n_virtual} virtual tokens, " if n_virtual else ""
         raise ValueError(
-            f"prompt {row} of {longest} tokens and max_new_tokens={max_new_tokens} must fit "
-            f"the model's context of {context} tokens"
+            f"{before}prompt {row} of {longest} tokens and max_new_tokens={max_new_tokens} must "
+            f"fit the model's context of {context} tokens"
         )
 
 

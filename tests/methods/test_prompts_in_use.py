@@ -14,6 +14,7 @@ from transformers import (
     LlamaForTokenClassification,
 )
 
+from course_utils.generation import generate_tokens
 from course_utils.methods import AdapterError, apply, load_adapter, remove, save_adapter
 from course_utils.methods.adapters import AdapterSet
 from course_utils.methods.bottleneck import BottleneckConfig
@@ -230,3 +231,15 @@ def test_a_prompt_from_disk_joins_a_lora_and_brings_its_head(tmp_path: Path):
                           3 * (first - classifier("tokens").score.bias), atol=1e-5)  # fmt: skip
     adapters.use("lora")
     assert torch.equal(logits(model), first)
+
+
+def test_virtual_tokens_count_when_a_text_is_to_fit_the_context():
+    model = prompted("prompt")
+    context = model.config.max_position_embeddings
+    ids = torch.ones(1, context - N - 3, dtype=torch.long)
+    options = {"eos_token_id": -1, "pad_token_id": 0}
+    assert generate_tokens(model, ids, ids, max_new_tokens=3, **options).shape == (1, 3)
+    with pytest.raises(ValueError, match=f"{N} virtual tokens, prompt 0 of {ids.shape[1]} tokens"):
+        generate_tokens(model, ids, ids, max_new_tokens=4, **options)
+    remove(model)
+    assert generate_tokens(model, ids, ids, max_new_tokens=4, **options).shape == (1, 4)
