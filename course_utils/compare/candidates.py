@@ -32,7 +32,7 @@ RANKS = (1, 2, 4, 8, 16)
 BOTTLENECK_SIZES = (4, 8, 16, 33)
 PROMPT_LENGTHS = (1, 4, 16, 64)
 # What a classifier's prompt may begin with.
-PROMPT_TEXT = "Is this review good, bad or neither? The review:"
+PROMPT_TEXT = "Was it good or bad? A review:"
 
 
 @dataclass(frozen=True, kw_only=True)

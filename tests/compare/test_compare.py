@@ -20,6 +20,7 @@ from course_utils.compare import (
     tasks,
 )
 from course_utils.compare.__main__ import main
+from course_utils.compare.candidates import BOTTLENECK_SIZES, RANKS
 from course_utils.data import load_task, pad_examples
 from course_utils.methods import count_parameters
 from course_utils.models import load_base_model, load_tokenizer
@@ -153,3 +154,20 @@ def test_the_pair_loss_is_bradley_terry():
     chosen, rejected = torch.stack(scores[::2]), torch.stack(scores[1::2])
     expected = torch.log(1 + torch.exp(rejected - chosen)).mean()
     torch.testing.assert_close(pair_loss(model, batch), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["prompt_text", "p_tuning_v2_n1", "pfeiffer_m16"])
+def test_a_candidate_with_added_parts_trains_these_and_the_head(name: str):
+    model = CANDIDATES[name].put_on(load_base_model("embedded", num_labels=3))
+    trained = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert "score.weight" in trained
+    assert all(n.startswith(("score", "soft_prompt")) or ".adapters." in n for n in trained)
+
+
+@pytest.mark.parametrize(("size", "rank"), [*zip(BOTTLENECK_SIZES, RANKS, strict=False)])
+def test_bottlenecks_train_as_many_parameters_as_lora(size: int, rank: int):
+    counts = [
+        count_parameters(CANDIDATES[name].put_on(load_base_model("embedded"))).trainable
+        for name in (f"bottleneck_m{size}", f"lora_r{rank}")
+    ]
+    assert abs(counts[0] / counts[1] - 1) < 0.07

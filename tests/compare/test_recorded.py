@@ -96,3 +96,26 @@ def test_nola_stores_less_than_rank_1_and_learns():
 
 def test_four_bits_cost_less_than_halving_the_rank():
     assert fmean(of_study("family", "qlora")) > fmean(of_study("ranks", "lora_r4"))
+
+
+def of(study: str, task: str, method: str) -> list[float]:
+    return [run["test"] for run in best_runs(load_results(study), task, method)]
+
+
+@pytest.mark.parametrize(("size", "rank"), [(4, 1), (8, 2), (16, 4), (33, 8)])
+def test_adapters_come_near_lora_of_their_size(size: int, rank: int):
+    adapters, lora = (
+        of("adapters", "dialect", f"bottleneck_m{size}"), of("ranks", "dialect", f"lora_r{rank}")
+    )  # fmt: skip
+    assert abs(fmean(adapters) - fmean(lora)) < 0.5
+
+
+def test_soft_prompts_do_the_easy_task_and_stay_behind_on_the_hard_ones():
+    soft = ("prompt_n16", "p_tuning_n16", "prefix_n16", "p_tuning_v2_n16")
+    assert min(fmean(of("prompts", "sentiment", method)) for method in soft) > 0.8
+    for task in ("roles", "instructions"):
+        lora = of("prompts", task, "lora_r2")
+        for method in soft:
+            scores = of("prompts", task, method)
+            assert fmean(scores) < fmean(lora)
+            assert can_tell_apart(scores, lora)
