@@ -170,10 +170,9 @@ CANDIDATES = {
     "prefix_n16": _ours(
         PrefixTuningConfig(num_virtual_tokens=16, projection=True), (1e-3, 3e-3, 1e-2)
     ),
-    "prompt_random": _ours(
-        PromptTuningConfig(num_virtual_tokens=16, init="random"), (3e-2, 1e-1, 3e-1)
-    ),
-    "prompt_text": Candidate(put_on=_prompt_from_text, rates=(3e-2, 1e-1, 3e-1)),
+    # At the rate that was best for tokens drawn from the vocabulary.
+    "prompt_random": _ours(PromptTuningConfig(num_virtual_tokens=16, init="random"), (3e-2,)),
+    "prompt_text": Candidate(put_on=_prompt_from_text, rates=(3e-2,)),
     "assistant_lora": _ours(ASSISTANT, (3e-3,)),
     "assistant_peft": _peft(partial(lora_of_peft, ASSISTANT), (3e-3,)),
     "reward_lora": _reward_on_assistant(partial(apply, method=REWARD)),
