@@ -33,7 +33,7 @@ STUDIES = {
     study.name: study
     for study in (
         Study(
-            name="separation", tasks=tuple(name for name in TASKS if name != "roles"),
+            name="separation", tasks=tuple(TASKS),
             methods=("random_init", "head", "norms", "last_layers", "lora_r1", "lora_r4",
                      "lora_r16", "full"),
         ),

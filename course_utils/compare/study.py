@@ -13,7 +13,7 @@ import torch
 from course_utils.compare.alignment_tasks import ALIGNMENT_TASKS
 from course_utils.compare.candidates import CANDIDATES
 from course_utils.compare.studies import Study
-from course_utils.compare.tasks import TASKS, Row, Task
+from course_utils.compare.tasks import TASKS, WORD_TASKS, Row, Task
 from course_utils.evaluation import language_model_of, retention
 from course_utils.methods import count_parameters
 from course_utils.methods.dylora import set_rank
@@ -24,7 +24,7 @@ from course_utils.training import RunResult, TrainingConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ALL_TASKS = TASKS | ALIGNMENT_TASKS
+ALL_TASKS = TASKS | WORD_TASKS | ALIGNMENT_TASKS
 N_SCORED, N_RETENTION_FACTS, N_RETENTION_TEXTS = 300, 150, 20
 
 
