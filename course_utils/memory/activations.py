@@ -89,7 +89,7 @@ def block_tensors(
     walk = _Walk(architecture, training, workload)
     needs = walk.attention(input_needs_gradient)
     walk.mlp(needs)
-    return tuple(walk.saved), walk.rotation
+    return tuple(walk.saved), walk.has_rotation
 
 
 def outer_bytes(architecture: Architecture, trained: Trained, workload: Workload) -> int:
@@ -138,7 +138,7 @@ class _Walk:
     workload: Workload
     saved: list[SavedTensor] = field(default_factory=list)
     part: Literal["attention", "mlp"] = "attention"
-    rotation: bool = False
+    has_rotation: bool = False
 
     def save(self, name: str, per_token: int, element_bytes: int | None = None) -> None:
         """Keep a tensor of ``per_token`` elements a token, in the compute type by default."""
@@ -207,7 +207,7 @@ class _Walk:
             is_full = arch.qk_norm == "full"
             q = self.norm("q_norm", arch.q_width, 1 if is_full else arch.n_heads, q)
             k = self.norm("k_norm", arch.kv_width, 1 if is_full else arch.n_kv_heads, k)
-        self.rotation = q or k
+        self.has_rotation = q or k
         if self.workload.n_cached_tokens:
             k = v = True
         is_output_kept = (

@@ -56,7 +56,7 @@ def kept_by_blocks(
     tensors = tuple(kept for kept, _ in blocks)
     sizes = [total_bytes(block) for block in tensors]
     if not is_checkpointed:
-        rotates = [rotation for _, rotation in blocks]
+        rotates = [has_rotation for _, has_rotation in blocks]
         if any(rotates):
             # Shared by all blocks: counted where it is first kept.
             sizes[rotates.index(True)] += rotary_bytes(architecture, workload)

@@ -29,7 +29,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": nn.functional.silu,
     "tanh": torch.tanh,
 }
-PLACEMENTS = ("houlsby", "pfeiffer")
+# Adapters a block: behind attention and the feed-forward part, or behind the latter only.
+PLACEMENTS = {"houlsby": 2, "pfeiffer": 1}
 
 
 class BottleneckAdapter(nn.Module):
@@ -128,7 +129,7 @@ class BottleneckConfig:
             raise ValueError(f"bottleneck_size={self.bottleneck_size} must be at least 1")
         if not self.reduction_factor > 0:
             raise ValueError(f"reduction_factor={self.reduction_factor} must be above 0")
-        for name, known in (("placement", PLACEMENTS), ("activation", tuple(ACTIVATIONS))):
+        for name, known in (("placement", tuple(PLACEMENTS)), ("activation", tuple(ACTIVATIONS))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {known}")
 
@@ -158,7 +159,7 @@ class BottleneckConfig:
                     f"a block of {type(model).__name__} has {len(last)} parts with linear layers; "
                     "adapters stand behind 2: attention and feed-forward"
                 )
-            for layer in last if self.placement == "houlsby" else last[1:]:
+            for layer in last[-PLACEMENTS[self.placement] :]:
                 layers[names[id(layer)]] = getattr(layer, "base", layer)
         return layers
 

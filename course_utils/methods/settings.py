@@ -21,7 +21,6 @@ from course_utils.methods.soft_prompts import (
     PTuningConfig,
     SoftPromptConfig,
 )
-from course_utils.methods.virtual_tokens import CachePrompt
 
 # Methods that PEFT does not have; their files say so under this key.
 OWN_KEY = "course_utils_method"
@@ -102,7 +101,6 @@ def _prompt_settings(model: nn.Module, method: SoftPromptConfig) -> dict[str, An
             "encoder_num_layers": method.num_layers if method.encoder == "lstm" else 2,
             "encoder_dropout": method.dropout,
         }
-    assert isinstance(prompt, CachePrompt)
     kv_width = prompt.n_kv_heads * prompt.head_dim
     return settings | {
         "peft_type": "PREFIX_TUNING",

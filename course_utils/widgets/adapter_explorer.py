@@ -8,7 +8,7 @@ import ipywidgets
 import torch
 
 from course_utils.memory import Architecture, LoRAFootprint, architecture_of
-from course_utils.methods.bottleneck import ACTIVATIONS
+from course_utils.methods.bottleneck import ACTIVATIONS, PLACEMENTS
 from course_utils.palette import GRID, INK, MUTED, method_style
 from course_utils.widgets.base import Explorer
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig
 
-# Adapters a layer: after attention and after the feed-forward part, or after the latter only.
-PLACEMENTS = {"houlsby": 2, "pfeiffer": 1}
 FACTORS = (2, 4, 8, 16, 32, 64, 128, 256)
 OTHERS = ("Qwen3-0.6B", "Llama-2-7B", "Llama-3.1-70B")
 WIDTHS = {"norm": 7.0, "attention": 13.0, "feed-forward": 15.0, "adapter": 10.0, "+": 3.4}

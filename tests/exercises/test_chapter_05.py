@@ -18,19 +18,7 @@ from course_utils.exercises.material import draw
 from course_utils.methods import apply, count_parameters
 from course_utils.methods.bottleneck import BottleneckAdapter, BottleneckConfig
 from course_utils.methods.lora import LoRAConfig
-
-
-def is_correct(check, *answers):
-    for answer in answers:
-        verdict = attempt(check, answer)
-        assert verdict, verdict
-    return True
-
-
-def message(check, answer):
-    verdict = attempt(check, answer)
-    assert verdict.outcome == "wrong"
-    return verdict.message
+from tests.exercises.verdicts import is_correct, message
 
 
 def by_package(h, D, b, U, c, scaling):

@@ -16,19 +16,7 @@ from course_utils.exercises.chapter_06 import BATCH, CACHE, MIXTURE, PREFIX, STA
 from course_utils.exercises.material import draw
 from course_utils.methods import apply, remove
 from course_utils.methods.soft_prompts import PrefixTuningConfig, PromptTuningConfig
-
-
-def is_correct(check, *answers):
-    for answer in answers:
-        verdict = attempt(check, answer)
-        assert verdict, verdict
-    return True
-
-
-def message(check, answer):
-    verdict = attempt(check, answer)
-    assert verdict.outcome == "wrong"
-    return verdict.message
+from tests.exercises.verdicts import is_correct, message
 
 
 def by_pad(mask, labels, n):

@@ -1,16 +1,15 @@
-import base64
 import itertools
-import struct
 
 import pytest
 import torch
-from matplotlib.pyplot import close, get_fignums
+from matplotlib.pyplot import close
 
 from course_utils.memory import LoRAFootprint, architecture_of
 from course_utils.methods import apply, count_parameters
 from course_utils.methods.bottleneck import ACTIVATIONS, BottleneckConfig
 from course_utils.widgets import AdapterAnatomy, adapter_explorer
 from tests.methods.adapters import build
+from tests.widgets.bundles import check_bundle
 
 LLAMA = architecture_of("Llama-2-7B")
 OTHERS = ("Llama-2-7B", "Gemma-3-1B", "OLMo-2-7B", "Llama-3.1-405B")
@@ -178,13 +177,4 @@ def matplotlib_hex(patch):
 
 
 def test_one_output_holds_widget_picture_and_text():
-    explorer = adapter_explorer(LLAMA)
-    bundle = explorer.bundle()
-    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == explorer.view.model_id
-    assert bundle["text/plain"] == repr(explorer)
-    png = base64.b64decode(bundle["image/png"])
-    width, height = struct.unpack(">II", png[16:24])
-    assert 400 < width < 1200
-    assert 100 < height < 700
-    assert len(png) < 100_000
-    assert get_fignums() == []
+    check_bundle(adapter_explorer(LLAMA))

@@ -1,6 +1,3 @@
-import base64
-import struct
-
 import ipywidgets
 import matplotlib.pyplot as plt
 import pytest
@@ -17,6 +14,7 @@ from course_utils.widgets import (
     reward_explorer,
     will_it_fit,
 )
+from tests.widgets.bundles import MOST_BYTES, check_bundle
 
 NORMAL = torch.randn(2, 40, 30, generator=torch.Generator().manual_seed(0))
 EXPLORERS = {
@@ -46,18 +44,7 @@ def test_one_output_holds_widget_picture_and_text(make, model, tokenizer):
         "next token": lambda: next_token_explorer(model, tokenizer, "Once,"),
         "loss mask": lambda: loss_mask_explorer(tokenizer), "fit": will_it_fit,
     }  # fmt: skip
-    widget = (EXPLORERS | others)[make]()
-    bundle = widget.bundle()
-    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == widget.view.model_id
-    assert bundle["text/plain"] == repr(widget)
-    png = base64.b64decode(bundle["image/png"])
-    width, height = struct.unpack(">II", png[16:24])
-    assert png.startswith(b"\x89PNG")
-    assert 400 < width < 1200
-    assert 100 < height < 700
-    # A notebook is saved with its pictures in a palette, a third of this.
-    assert len(png) < (100_000 if make in EXPLORERS else 40_000)
-    assert plt.get_fignums() == []
+    check_bundle((EXPLORERS | others)[make](), MOST_BYTES if make in EXPLORERS else 40_000)
 
 
 @pytest.mark.parametrize(("make", "name", "value"), CONTROLS)

@@ -1,10 +1,8 @@
-import base64
 import itertools
-import struct
 
 import pytest
 import torch
-from matplotlib.pyplot import close, get_fignums
+from matplotlib.pyplot import close
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from course_utils.methods import apply, remove
@@ -12,6 +10,7 @@ from course_utils.methods.soft_prompts import PrefixTuningConfig, PromptTuningCo
 from course_utils.widgets import AttentionMap, attention_maps, prefix_explorer
 from course_utils.widgets.prefix_explorer import MEAN
 from tests.tiny_models import write_tiny_model
+from tests.widgets.bundles import check_bundle
 
 TEXTS = ["One $hat$.", "a\nb", "x" * 60]
 METHODS = {
@@ -204,13 +203,4 @@ def test_labels_do_not_hide_one_another(name, tiny_tokenizer):
 
 
 def test_one_output_holds_widget_picture_and_text(tiny_tokenizer):
-    explorer = prefix_explorer(soft(), tiny_tokenizer, TEXTS)
-    bundle = explorer.bundle()
-    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == explorer.view.model_id
-    assert bundle["text/plain"] == repr(explorer)
-    png = base64.b64decode(bundle["image/png"])
-    width, height = struct.unpack(">II", png[16:24])
-    assert 400 < width < 1200
-    assert 100 < height < 700
-    assert len(png) < 100_000
-    assert get_fignums() == []
+    check_bundle(prefix_explorer(soft(), tiny_tokenizer, TEXTS))
