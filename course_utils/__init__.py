@@ -3,8 +3,11 @@
 import logging
 import warnings
 
-__version__ = "0.1.0"
+from course_utils.moved import MovedFinder
 
+__version__ = "0.2.0"
+
+MovedFinder.install()
 # On processors with AVX512-BF16 bitsandbytes warns, when it is imported, that an optional kernel
 # cannot be fetched from the Hub; nothing in the course needs it.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

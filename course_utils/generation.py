@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from course_utils.methods.virtual_tokens import soft_prompt_of
+from course_utils.models.structure import soft_prompt_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -14,10 +14,18 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def generate_tokens(
-    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, *, max_new_tokens: int,
-    eos_token_id: int, pad_token_id: int, temperature: float = 0.0, top_k: int | None = None,
-    top_p: float | None = None, generator: torch.Generator | None = None,
-) -> Tensor:  # fmt: skip
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    *,
+    max_new_tokens: int,
+    eos_token_id: int,
+    pad_token_id: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Continue a batch of prompts until each has ended or is ``max_new_tokens`` longer.
 
     Args:
@@ -48,9 +56,13 @@ def generate_tokens(
     cache = None
     for step in range(max_new_tokens):
         output = model(
-            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache,
-            use_cache=True, logits_to_keep=1,
-        )  # fmt: skip
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         cache = output.past_key_values
         logits = filter_logits(output.logits[:, -1].float(), temperature, top_k, top_p)
         chosen = _choose(logits, temperature, generator)

@@ -5,6 +5,11 @@ from pathlib import Path
 _PACKAGE = Path(__file__).resolve().parent
 
 
+def package_dir() -> Path:
+    """Return the folder of the package's source."""
+    return _PACKAGE
+
+
 def data_dir() -> Path:
     """Return the folder that holds ``base_model/``, ``tasks/``, ``lexicons/`` and ``quiz/``.
 

@@ -32,9 +32,16 @@ def model_of(name: str) -> nn.Module:
 
 
 def write(model: nn.Module, prompts: tuple[Tensor, Tensor], **options: object) -> Tensor:
-    return generate_tokens(model, *prompts, **{
-        "max_new_tokens": N_NEW, "eos_token_id": NONE, "pad_token_id": PAD,
-    } | options)  # fmt: skip
+    return generate_tokens(
+        model,
+        *prompts,
+        **{
+            "max_new_tokens": N_NEW,
+            "eos_token_id": NONE,
+            "pad_token_id": PAD,
+        }
+        | options,
+    )
 
 
 def an_end(model: nn.Module, prompts: tuple[Tensor, Tensor]) -> int:
@@ -53,8 +60,14 @@ def test_greedy_writes_what_transformers_writes(name: str, prompts):
     end = an_end(model, prompts)
     ours = write(model, prompts, eos_token_id=end)
     ids, mask = prompts
-    theirs = model.generate(ids, attention_mask=mask, max_new_tokens=N_NEW, do_sample=False,
-                            eos_token_id=end, pad_token_id=PAD)[:, ids.shape[1]:]  # fmt: skip
+    theirs = model.generate(
+        ids,
+        attention_mask=mask,
+        max_new_tokens=N_NEW,
+        do_sample=False,
+        eos_token_id=end,
+        pad_token_id=PAD,
+    )[:, ids.shape[1] :]
     assert ours.tolist() == theirs.tolist()
     assert len(ours.unique()) > 4
 
@@ -101,8 +114,13 @@ def test_tokens_are_drawn_as_often_as_the_model_says(temperature: float, prompts
         expected = (model(ids, attention_mask=mask).logits[0, -1] / temperature).softmax(-1)
     n = 4000
     many = ids.expand(n, -1), mask.expand(n, -1)
-    drawn = write(model, many, max_new_tokens=1, temperature=temperature,
-                  generator=torch.Generator().manual_seed(0))  # fmt: skip
+    drawn = write(
+        model,
+        many,
+        max_new_tokens=1,
+        temperature=temperature,
+        generator=torch.Generator().manual_seed(0),
+    )
     shares = torch.bincount(drawn.flatten(), minlength=61) / n
     # Four standard deviations of a share of n draws, and half a draw.
     assert ((shares - expected).abs() < 4 * (expected * (1 - expected) / n).sqrt() + 0.5 / n).all()
@@ -155,10 +173,12 @@ def test_prompts_get_the_begin_token_and_padding_on_the_left():
         ({"top_k": 0}, "top_k=0 must be at least 1"),
         ({"top_p": 0.0}, "top_p=0.0 must be above 0 and at most 1"),
         ({"top_p": 1.5}, "top_p=1.5 must be above 0 and at most 1"),
-        ({"max_new_tokens": 25}, "prompt 0 of 8 tokens and max_new_tokens=25 must fit the model's "
-                                 "context of 32 tokens"),
+        (
+            {"max_new_tokens": 25},
+            "prompt 0 of 8 tokens and max_new_tokens=25 must fit the model's context of 32 tokens",
+        ),
     ],
-)  # fmt: skip
+)
 def test_options_out_of_range_are_told(options: dict, message: str, prompts):
     with pytest.raises(ValueError, match=message):
         write(build("gpt2"), prompts, **options)

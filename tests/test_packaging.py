@@ -149,7 +149,9 @@ def test_an_installed_wheel_finds_its_data_without_the_checkout(wheel, tmp_path)
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
-        "from pathlib import Path\nfrom course_utils import doctor, paths\n"
+        "from pathlib import Path\n"
+        "from course_utils import paths\n"
+        "from course_utils.cli import doctor\n"
         "assert paths.checkout_dir() is None\n"
         f"assert paths.data_dir().is_relative_to({str(tmp_path)!r})\n"
         "assert doctor.pinned_versions()['torch']\n"

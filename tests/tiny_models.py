@@ -47,11 +47,19 @@ def write_tiny_model(
     tokenizer = _write_tokenizer(folder, pad_token)
     config_class, model_class = ARCHITECTURES[architecture]
     config = config_class(
-        vocab_size=320, hidden_size=hidden_size, intermediate_size=2 * hidden_size,
-        num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-        head_dim=hidden_size // 2, max_position_embeddings=512, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=None,
-    )  # fmt: skip
+        vocab_size=320,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=hidden_size // 2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=None,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model_class(config).save_pretrained(folder)
@@ -96,8 +104,11 @@ def _write_tokenizer(folder: Path, pad_token: str | None) -> PreTrainedTokenizer
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens([*SPECIAL_TOKENS, *([pad_token] if pad_token else [])])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token=SPECIAL_TOKENS[0], pad_token=pad_token,
-        chat_template=CHAT_TEMPLATE, clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=core,
+        eos_token=SPECIAL_TOKENS[0],
+        pad_token=pad_token,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
     tokenizer.save_pretrained(folder)
     return tokenizer

@@ -61,9 +61,12 @@ def encode_label(
 
 
 def encode_word_labels(
-    tokenizer: "PreTrainedTokenizerBase", words: Sequence[str], labels: Sequence[int], *,
+    tokenizer: "PreTrainedTokenizerBase",
+    words: Sequence[str],
+    labels: Sequence[int],
+    *,
     max_length_tokens: int = 256,
-) -> dict[str, list[int]]:  # fmt: skip
+) -> dict[str, list[int]]:
     """Encode words that carry a class each, for token classification.
 
     The text is the words with a space between them. A word's label stands on its last token, where
@@ -129,10 +132,15 @@ def alpaca_prompt(instruction: str, input: str = "") -> str:
 
 
 def encode_instruction(
-    tokenizer: "PreTrainedTokenizerBase", instruction: str, input: str, output: str, *,
-    template: Literal["chat", "alpaca"] = "chat", loss_on: Literal["answer", "all"] = "answer",
+    tokenizer: "PreTrainedTokenizerBase",
+    instruction: str,
+    input: str,
+    output: str,
+    *,
+    template: Literal["chat", "alpaca"] = "chat",
+    loss_on: Literal["answer", "all"] = "answer",
     max_length_tokens: int = 256,
-) -> dict[str, list[int]]:  # fmt: skip
+) -> dict[str, list[int]]:
     """Encode an instruction and its answer, which ends in the end token.
 
     Args:

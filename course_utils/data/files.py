@@ -134,8 +134,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     first_line = text.partition("\n")[0]
     # Spreadsheets of many countries write semicolons.
     delimiter = max(",;\t", key=first_line.count)
-    records = _numbered(path, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter,
-                                         strict=True))  # fmt: skip
+    records = _numbered(
+        path, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    )
     _, header = next(records, (0, []))
     names = [name.strip() for name in header]
     for name in names:

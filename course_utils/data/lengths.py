@@ -59,8 +59,13 @@ def length_statistics(
     epoch = islice(batch_order(lengths, batch_size, seed=0), -(-len(lengths) // batch_size))
     padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in epoch)
     return LengthStatistics(
-        count=len(lengths), min=ordered[0], median=median(ordered), mean=fmean(ordered),
-        p95=ordered[-(-95 * len(ordered) // 100) - 1], max=ordered[-1], total=total,
+        count=len(lengths),
+        min=ordered[0],
+        median=median(ordered),
+        mean=fmean(ordered),
+        p95=ordered[-(-95 * len(ordered) // 100) - 1],
+        max=ordered[-1],
+        total=total,
         padding_share=1 - total / padded,
         packed_rows=len(pack_examples(examples, row_tokens or ordered[-1])),
-    )  # fmt: skip
+    )

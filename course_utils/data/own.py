@@ -29,10 +29,14 @@ OPTIONAL = ("input",)
 
 
 def load_own(
-    source: str | Path, kind: Literal["instructions", "preferences", "prompts", "texts"], *,
-    fields: Mapping[str, str] | None = None, config: str | None = None, split: str = "train",
+    source: str | Path,
+    kind: Literal["instructions", "preferences", "prompts", "texts"],
+    *,
+    fields: Mapping[str, str] | None = None,
+    config: str | None = None,
+    split: str = "train",
     revision: str | None = None,
-) -> "Dataset":  # fmt: skip
+) -> "Dataset":
     """Load a learner's own data: all of it, or nothing and a sentence that names the bad row.
 
     Chats (``messages``, or lists of turns as prompt or answers) give their prompt and answer; a
@@ -156,9 +160,10 @@ def _is_chat(value: object) -> bool:
     turns = value if isinstance(value, list) and value else [None]
     return all(
         isinstance(turn, dict)
-        and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+        and isinstance(turn.get("role"), str)
+        and isinstance(turn.get("content"), str)
         for turn in turns
-    )  # fmt: skip
+    )
 
 
 def _exchange(place: str, chat: Sequence[Mapping[str, str]]) -> tuple[str, str]:

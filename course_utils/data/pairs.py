@@ -29,9 +29,13 @@ def encode_preference(
 
 
 def encode_pair(
-    tokenizer: "PreTrainedTokenizerBase", prompt: str, chosen: str, rejected: str, *,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: str,
+    chosen: str,
+    rejected: str,
+    *,
     max_length_tokens: int = 256,
-) -> dict[str, list[int] | int]:  # fmt: skip
+) -> dict[str, list[int] | int]:
     """Encode a preference pair as one example; see :func:`encode_preference`, :func:`join_pair`.
 
     Args:
@@ -41,10 +45,12 @@ def encode_pair(
         rejected: The worse answer.
         max_length_tokens: Longest prompt and answer.
     """
-    return join_pair(*(
-        encode_preference(tokenizer, prompt, answer, max_length_tokens=max_length_tokens)
-        for answer in (chosen, rejected)
-    ))  # fmt: skip
+    return join_pair(
+        *(
+            encode_preference(tokenizer, prompt, answer, max_length_tokens=max_length_tokens)
+            for answer in (chosen, rejected)
+        )
+    )
 
 
 def join_pair(chosen: Example, rejected: Example) -> dict[str, list[int] | int]:

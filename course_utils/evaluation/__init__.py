@@ -1,40 +1,22 @@
 """What a model knows and does: perplexity, exact match, accuracy, text, and what it retained."""
 
-from course_utils.evaluation.metrics import (
-    Matches,
-    WinRate,
-    bleu,
-    distinct_n,
-    exact_match_by,
-    token_f1,
-    win_rate,
-)
-from course_utils.evaluation.retained import Retention, language_model_of, recall_by, retention
-from course_utils.evaluation.scoring import (
-    TokenScores,
-    accuracy,
-    greedy_matches,
-    perplexity,
-    token_scores,
-)
-from course_utils.evaluation.writing import generate
+import lazy_loader
 
-__all__ = [
-    "Matches",
-    "Retention",
-    "TokenScores",
-    "WinRate",
-    "accuracy",
-    "bleu",
-    "distinct_n",
-    "exact_match_by",
-    "generate",
-    "greedy_matches",
-    "language_model_of",
-    "perplexity",
-    "recall_by",
-    "retention",
-    "token_f1",
-    "token_scores",
-    "win_rate",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "calibration": ["Reliability", "expected_calibration_error", "reliability"],
+        "metrics": [
+            "Matches",
+            "WinRate",
+            "bleu",
+            "distinct_n",
+            "exact_match_by",
+            "token_f1",
+            "win_rate",
+        ],
+        "retained": ["Retention", "language_model_of", "recall_by", "retention"],
+        "scoring": ["TokenScores", "accuracy", "greedy_matches", "perplexity", "token_scores"],
+        "writing": ["generate"],
+    },
+)

@@ -165,8 +165,9 @@ def win_rate(
     wins, ties = sum(a > b for a, b in pairs), sum(a == b for a, b in pairs)
     rate = (wins + ties / 2) / len(pairs)
     lower, upper = _wilson(rate, len(pairs), confidence)
-    return WinRate(rate=rate, lower=lower, upper=upper, wins=wins, ties=ties,
-                   losses=len(pairs) - wins - ties)  # fmt: skip
+    return WinRate(
+        rate=rate, lower=lower, upper=upper, wins=wins, ties=ties, losses=len(pairs) - wins - ties
+    )
 
 
 def _wilson(rate: float, count: int, confidence: float) -> tuple[float, float]:

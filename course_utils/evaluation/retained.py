@@ -31,9 +31,13 @@ class Retention:
 
 
 def recall_by(
-    model: nn.Module, tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Mapping], key: str, *,
+    model: nn.Module,
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: Sequence[Mapping],
+    key: str,
+    *,
     with_end: bool = False,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Return the share of probes (``prompt``, ``answer``) answered exactly, grouped by a column.
 
     Args:
@@ -52,9 +56,12 @@ def recall_by(
 
 
 def retention(
-    model: nn.Module, tokenizer: "PreTrainedTokenizerBase", *, n_facts: int | None = None,
+    model: nn.Module,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    n_facts: int | None = None,
     n_texts: int = 200,
-) -> Retention:  # fmt: skip
+) -> Retention:
     """Ask what the base model knew: facts in unseen words, and held-out text.
 
     Args:
@@ -68,8 +75,9 @@ def retention(
     by_tier = recall_by(model, tokenizer, rows, "tier")
     overall = recall_by(model, tokenizer, [{**row, "all": ""} for row in rows], "all")[""]
     texts = load_task("retention", "texts")["text"][:n_texts]
-    return Retention(recall=by_tier, overall_recall=overall,
-                     perplexity=perplexity(model, tokenizer, texts))  # fmt: skip
+    return Retention(
+        recall=by_tier, overall_recall=overall, perplexity=perplexity(model, tokenizer, texts)
+    )
 
 
 def language_model_of(classifier: "PreTrainedModel") -> "PreTrainedModel":

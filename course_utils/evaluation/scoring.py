@@ -31,9 +31,13 @@ class TokenScores:
 
 
 def perplexity(
-    model: nn.Module, tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], *,
-    batch_size: int = 32, max_length_tokens: int = 256,
-) -> float:  # fmt: skip
+    model: nn.Module,
+    tokenizer: "PreTrainedTokenizerBase",
+    texts: Sequence[str],
+    *,
+    batch_size: int = 32,
+    max_length_tokens: int = 256,
+) -> float:
     """Return exp(mean negative log-likelihood of a token) over ``texts``."""
     examples = [encode_text(tokenizer, t, max_length_tokens=max_length_tokens) for t in texts]
     total = count = 0.0
@@ -47,10 +51,15 @@ def perplexity(
 
 
 def greedy_matches(
-    model: nn.Module, tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str],
-    answers: Sequence[str], *, batch_size: int = 64, with_end: bool = False,
+    model: nn.Module,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    *,
+    batch_size: int = 64,
+    with_end: bool = False,
     max_length_tokens: int = 256,
-) -> list[bool]:  # fmt: skip
+) -> list[bool]:
     """Say for each prompt whether greedy decoding would write exactly the answer.
 
     Greedy decoding reproduces an answer if and only if each of its tokens is the likeliest one
@@ -122,9 +131,10 @@ def token_scores(
     hits, total = table.diag(), table.sum(0) + table.sum(1)
     f1 = {k: (2 * hits[k] / total[k]).item() for k in range(1, n_classes) if total[k]}
     return TokenScores(
-        accuracy=(hits.sum() / table.sum()).item(), f1=f1,
+        accuracy=(hits.sum() / table.sum()).item(),
+        f1=f1,
         macro_f1=sum(f1.values()) / len(f1) if f1 else math.nan,
-    )  # fmt: skip
+    )
 
 
 def _batches(model: nn.Module, examples: Sequence[Example], batch_size: int):  # noqa: ANN202

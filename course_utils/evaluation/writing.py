@@ -12,9 +12,15 @@ if TYPE_CHECKING:
 
 
 def generate(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str], *,
-    max_new_tokens: int = 40, temperature: float = 0.0, seed: int = 0, batch_size: int = 32,
-) -> list[str]:  # fmt: skip
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 40,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> list[str]:
     """Continue each prompt, greedily or by sampling, and return the new text only.
 
     Args:
@@ -33,9 +39,13 @@ def generate(
     for start in range(0, len(prompts), batch_size):
         inputs = encode_prompts(tokenizer, prompts[start : start + batch_size])
         new = generate_tokens(
-            model, *(tensor.to(device) for tensor in inputs), max_new_tokens=max_new_tokens,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-            temperature=temperature, generator=generator,
-        )  # fmt: skip
+            model,
+            *(tensor.to(device) for tensor in inputs),
+            max_new_tokens=max_new_tokens,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            temperature=temperature,
+            generator=generator,
+        )
         texts += tokenizer.batch_decode(new, skip_special_tokens=True)
     return texts

@@ -14,8 +14,10 @@ from course_utils.memory import MemoryParts
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 
 _BITSANDBYTES = {
-    "adamw8bit": "AdamW8bit", "paged_adamw": "PagedAdamW", "paged_adamw8bit": "PagedAdamW8bit",
-}  # fmt: skip
+    "adamw8bit": "AdamW8bit",
+    "paged_adamw": "PagedAdamW",
+    "paged_adamw8bit": "PagedAdamW8bit",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from course_utils.memory.architecture import Architecture
-from course_utils.memory.footprint import AddedModule, BlockTraining, Trained
+from course_utils.memory.trained import AddedModule, BlockTraining, Trained
 from course_utils.memory.workload import Workload
 
 FLOAT32_BYTES = 4
@@ -252,8 +252,9 @@ class _Walk:
         arch = self.architecture
         inner = needs
         if arch.norm_placement != "post":
-            inner = self.norm(arch.norm_names[-1 if arch.norm_placement == "pre" else -2],
-                              arch.d_model, 1, needs)  # fmt: skip
+            inner = self.norm(
+                arch.norm_names[-1 if arch.norm_placement == "pre" else -2], arch.d_model, 1, needs
+            )
         gate, up = self.linears(("gate_proj", "up_proj"), inner)
         if gate:
             self.save("gate's output", arch.d_ff)

@@ -30,17 +30,21 @@ _FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {"qk_norm": "head"},
     "olmo2": {"qk_norm": "full", "norm_placement": "post", "norm_scales_in_float32": True},
     "gemma3_text": {
-        "qk_norm": "head", "norm_placement": "sandwich", "norm_scales_in_float32": True,
+        "qk_norm": "head",
+        "norm_placement": "sandwich",
+        "norm_scales_in_float32": True,
     },
-}  # fmt: skip
+}
 _NORM_NAMES = {
     "pre": ("input_layernorm", "post_attention_layernorm"),
     "post": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "sandwich": (
-        "input_layernorm", "post_attention_layernorm",
-        "pre_feedforward_layernorm", "post_feedforward_layernorm",
+        "input_layernorm",
+        "post_attention_layernorm",
+        "pre_feedforward_layernorm",
+        "post_feedforward_layernorm",
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,13 +135,23 @@ class Architecture:
         """Outputs of the head: the vocabulary, or the labels."""
         return self.vocab_size if self.n_labels is None else self.n_labels
 
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """Names of a block's linear layers, as in transformers."""
+        return LINEARS
+
     def linear_shape(self, name: str) -> tuple[int, int]:
         """Return (inputs, outputs) of one of a block's linear layers, named as in transformers."""
         d, ff, q, kv = self.d_model, self.d_ff, self.q_width, self.kv_width
         return {
-            "q_proj": (d, q), "k_proj": (d, kv), "v_proj": (d, kv), "o_proj": (q, d),
-            "gate_proj": (d, ff), "up_proj": (d, ff), "down_proj": (ff, d),
-        }[name]  # fmt: skip
+            "q_proj": (d, q),
+            "k_proj": (d, kv),
+            "v_proj": (d, kv),
+            "o_proj": (q, d),
+            "gate_proj": (d, ff),
+            "up_proj": (d, ff),
+            "down_proj": (ff, d),
+        }[name]
 
     def has_bias(self, linear: str) -> bool:
         """Return whether one of a block's linear layers has a bias."""

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Literal
 
 from course_utils.memory.activations import SavedTensor, logits_bytes, outer_bytes
 from course_utils.memory.architecture import LINEARS, Architecture, architecture_of
-from course_utils.memory.footprint import Footprint, Trained
 from course_utils.memory.optimizers import pageable_bytes, state_bytes
 from course_utils.memory.parts import MemoryParts, dtype_bytes
 from course_utils.memory.timeline import Step, kept_by_blocks, moments
+from course_utils.memory.trained import Footprint, Trained
 from course_utils.memory.workload import Workload
 
 if TYPE_CHECKING:
@@ -112,10 +112,14 @@ def estimate(
         )
     architecture = trained.changed(architecture)
     workload = Workload(
-        batch_size=batch_size, seq_len=seq_len, dtype_bytes=dtype_bytes(dtype),
-        attention=attention, is_padded=is_padded, n_virtual_tokens=trained.n_virtual_tokens,
+        batch_size=batch_size,
+        seq_len=seq_len,
+        dtype_bytes=dtype_bytes(dtype),
+        attention=attention,
+        is_padded=is_padded,
+        n_virtual_tokens=trained.n_virtual_tokens,
         n_cached_tokens=trained.n_cached_tokens,
-    )  # fmt: skip
+    )
     kept = kept_by_blocks(architecture, trained, workload, is_checkpointed=gradient_checkpointing)
     step = Step(architecture, trained, workload, kept, accumulates_gradients)
     parts = _parts(step, optimizer, mixed_precision, frozen_weight_bits)

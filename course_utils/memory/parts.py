@@ -68,16 +68,20 @@ class MemoryParts:
     def parts(self) -> dict[str, int]:
         """Return the bytes of each of the five parts, by name."""
         return {
-            "weights": self.weights_bytes, "gradients": self.gradients_bytes,
-            "optimizer": self.optimizer_bytes, "activations": self.activations_bytes,
+            "weights": self.weights_bytes,
+            "gradients": self.gradients_bytes,
+            "optimizer": self.optimizer_bytes,
+            "activations": self.activations_bytes,
             "logits": self.logits_bytes,
-        }  # fmt: skip
+        }
 
     def rows(self) -> list[tuple[str, int]]:
         """Return the parts as (name, bytes), then their sum and the peak, for a table."""
         return [
-            *self.parts().items(), ("sum of the parts", self.total_bytes), ("peak", self.peak_bytes)
-        ]  # fmt: skip
+            *self.parts().items(),
+            ("sum of the parts", self.total_bytes),
+            ("peak", self.peak_bytes),
+        ]
 
     def __str__(self) -> str:
         return "\n".join(f"{name:<17}{format_bytes(size):>9}" for name, size in self.rows())

@@ -10,7 +10,7 @@ from course_utils.memory.activations import (
     total_bytes,
 )
 from course_utils.memory.architecture import Architecture
-from course_utils.memory.footprint import Trained
+from course_utils.memory.trained import Trained
 from course_utils.memory.workload import Workload
 
 
@@ -49,10 +49,11 @@ def kept_by_blocks(
     lowest = 0 if is_checkpointed else trained.lowest_block(architecture)
     reaches_input = is_checkpointed or trained.reaches_embedding(architecture)
     blocks = [
-        block_tensors(architecture, training, workload,
-                      input_needs_gradient=reaches_input or index > lowest)
+        block_tensors(
+            architecture, training, workload, input_needs_gradient=reaches_input or index > lowest
+        )
         for index, training in enumerate(trained.blocks)
-    ]  # fmt: skip
+    ]
     tensors = tuple(kept for kept, _ in blocks)
     sizes = [total_bytes(block) for block in tensors]
     if not is_checkpointed:

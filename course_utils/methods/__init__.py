@@ -1,19 +1,32 @@
-"""Ways to fine-tune: one paper a module, one verb for all of them."""
+"""Ways to fine-tune: one paper a module, one verb (`apply`) for all of them."""
 
-from course_utils.methods.base import Method, ParameterCount, apply, count_parameters
-from course_utils.methods.carried import adapter_disabled, merge, remove, unmerge
-from course_utils.methods.storage import AdapterError, load_adapter, save_adapter
+import lazy_loader
 
-__all__ = [
-    "AdapterError",
-    "Method",
-    "ParameterCount",
-    "adapter_disabled",
-    "apply",
-    "count_parameters",
-    "load_adapter",
-    "merge",
-    "remove",
-    "save_adapter",
-    "unmerge",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "adapter_set": ["AdapterSet"],
+        "bottleneck": ["BottleneckConfig"],
+        "dora": ["DoRAConfig"],
+        "dylora": ["DyLoRAConfig", "set_rank"],
+        "full": ["FrozenFineTuning", "FullFineTuning"],
+        "lora": ["LoRAConfig"],
+        "nola": ["NOLAConfig"],
+        "p_tuning": ["PTuningConfig"],
+        "prefix_tuning": ["PTuningV2Config", "PrefixTuningConfig"],
+        "prompt_tuning": ["PromptTuningConfig"],
+        "storage": ["AdapterError", "load_adapter", "save_adapter"],
+        "verbs": [
+            "Method",
+            "ParameterCount",
+            "adapter_disabled",
+            "apply",
+            "carried_by",
+            "count_parameters",
+            "merge",
+            "remove",
+            "unmerge",
+        ],
+        "virtual_tokens": ["drop_encoder"],
+    },
+)

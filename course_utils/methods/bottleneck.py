@@ -6,14 +6,13 @@ nonlinearity between them (arXiv:1902.00751, section 2.1): 2 d m + d + m trained
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from course_utils.memory import Architecture, BottleneckFootprint, Trained
-from course_utils.methods.frozen import transformer_blocks
-from course_utils.methods.linear import (
+from course_utils.memory.trained import AddedModule, Trained, in_every_block
+from course_utils.methods.layers import (
     AdaptedLinear,
     adapted_layers,
     device_of,
@@ -22,6 +21,11 @@ from course_utils.methods.linear import (
     shape_of,
     wrap_layers,
 )
+from course_utils.models.structure import transformer_blocks
+from course_utils.validation import check_choice, check_count, check_number
+
+if TYPE_CHECKING:
+    from course_utils.memory.architecture import Architecture
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": nn.functional.relu,
@@ -48,7 +52,7 @@ class BottleneckAdapter(nn.Module):
 
     def __init__(
         self, d_model: int, bottleneck_size: int, *, activation: str = "gelu", scaling: float = 1.0
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.down = nn.Linear(d_model, bottleneck_size)
         self.up = nn.Linear(bottleneck_size, d_model)
@@ -78,8 +82,8 @@ class BottleneckLinear(AdaptedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` of shape (..., d_in) to shape (..., d_model)."""
-        if self.merged is not None:
-            return self.merged(x)
+        if (plain := self.in_its_place()) is not None:
+            return plain(x)
         h = self.base(x)
         for adapter in self.adapters:
             h = adapter(h)
@@ -125,13 +129,11 @@ class BottleneckConfig:
     scaling: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.bottleneck_size is not None and self.bottleneck_size < 1:
-            raise ValueError(f"bottleneck_size={self.bottleneck_size} must be at least 1")
-        if not self.reduction_factor > 0:
-            raise ValueError(f"reduction_factor={self.reduction_factor} must be above 0")
-        for name, known in (("placement", tuple(PLACEMENTS)), ("activation", tuple(ACTIVATIONS))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {known}")
+        check_count("bottleneck_size", self.bottleneck_size, is_none_ok=True)
+        check_number("reduction_factor", self.reduction_factor, above=0)
+        check_choice("placement", self.placement, PLACEMENTS)
+        check_choice("activation", self.activation, ACTIVATIONS)
+        check_number("scaling", self.scaling)
 
     def size_for(self, d_model: int) -> int:
         """Return the inner width m of the adapters of a model of width ``d_model``.
@@ -174,8 +176,9 @@ class BottleneckConfig:
     def wrap(self, layer: nn.Module) -> BottleneckLinear:
         """Return a linear layer with a fresh adapter behind it."""
         d_model = shape_of(layer)[0]
-        adapter = BottleneckAdapter(d_model, self.size_for(d_model), activation=self.activation,
-                                    scaling=self.scaling)  # fmt: skip
+        adapter = BottleneckAdapter(
+            d_model, self.size_for(d_model), activation=self.activation, scaling=self.scaling
+        )
         return BottleneckLinear(layer, adapter)
 
     def tensor_shapes(self, d_in: int, d_out: int) -> dict[str, tuple[int, ...]]:
@@ -184,14 +187,21 @@ class BottleneckConfig:
         shapes = (size, d_out), (size,), (d_out, size), (d_out,)
         return dict(zip(self.saved, shapes, strict=True))
 
-    def footprint(self, architecture: Architecture) -> Trained:
-        """Return what trains, for ``memory.estimate``."""
-        footprint = BottleneckFootprint(
-            bottleneck_size=self.size_for(architecture.d_model), placement=self.placement,
-            keeps_both=self.activation in ("gelu", "silu"),
-            train_head=architecture.n_labels is not None,
-        )  # fmt: skip
-        return footprint.footprint(architecture)
+    def footprint(self, architecture: "Architecture") -> Trained:
+        """Return what trains, for ``memory.estimate``: adapters behind every block's sublayers.
+
+        The first layer needs its input for its gradient, d_model elements a token, the second its
+        own, m elements; a nonlinearity whose gradient is not known from its output (GELU, SiLU)
+        needs its input as well.
+        """
+        linears = ("o_proj", "down_proj")[-PLACEMENTS[self.placement] :]
+        d, m = architecture.d_model, self.size_for(architecture.d_model)
+        n_inner = 2 if self.activation in ("gelu", "silu") else 1
+        added = tuple(
+            AddedModule(parameters=(d * m, m, m * d, d), linear=n, saved_per_token=d + n_inner * m)
+            for n in linears
+        )
+        return in_every_block(architecture, added)
 
 
 def _linear_layers(part: nn.Module) -> list[nn.Module]:
@@ -199,6 +209,7 @@ def _linear_layers(part: nn.Module) -> list[nn.Module]:
     adapted = adapted_layers(part)
     inner = tuple(f"{name}." for name in adapted)
     return [
-        layer for name, layer in part.named_modules()
+        layer
+        for name, layer in part.named_modules()
         if name in adapted or (is_linear(layer) and not name.startswith(inner))
-    ]  # fmt: skip
+    ]

@@ -1,14 +1,15 @@
 """DoRA: direction by LoRA, magnitude by itself (Liu et al., 2024, arXiv:2402.09353)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from course_utils.memory import Architecture, DoRAFootprint, Trained
-from course_utils.methods.linear import dtype_of, weight_of
+from course_utils.memory.trained import AddedModule
+from course_utils.methods.layers import dtype_of, weight_of
 from course_utils.methods.lora import LoRAConfig, LoRALinear
+from course_utils.validation import check_flag
 
 
 class DoRALinear(LoRALinear):
@@ -37,8 +38,8 @@ class DoRALinear(LoRALinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` of shape (..., d_in) to shape (..., d_out)."""
-        if self.merged is not None:
-            return self.merged(x)
+        if (plain := self.in_its_place()) is not None:
+            return plain(x)
         (A, B), bias = self.factors(), self.base.bias
         scale = self.magnitude / self._row_norms()
         plain = self.base(x) if bias is None else self.base(x) - bias
@@ -82,20 +83,43 @@ class DoRAConfig(LoRAConfig):
 
     detach_norm: bool = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_flag("detach_norm", self.detach_norm)
+
     def wrap(self, layer: nn.Module) -> DoRALinear:
         """Return the adapted layer of a linear layer."""
         return DoRALinear(
-            layer, rank=self.rank, alpha=self.alpha, dropout=self.dropout,
-            use_rslora=self.use_rslora, detach_norm=self.detach_norm,
-        )  # fmt: skip
+            layer,
+            rank=self.rank,
+            alpha=self.alpha,
+            dropout=self.dropout,
+            use_rslora=self.use_rslora,
+            detach_norm=self.detach_norm,
+        )
 
-    def footprint(self, architecture: Architecture) -> Trained:
-        """Return what trains, for ``memory.estimate``."""
-        footprint = DoRAFootprint(
-            rank=self.rank, target_modules=self.target_modules, dropout=self.dropout,
-            train_head=architecture.n_labels is not None, detach_norm=self.detach_norm,
-        )  # fmt: skip
-        return footprint.footprint(architecture)
+    def update_beside(self, d_in: int, d_out: int) -> AddedModule:
+        """Return what one layer's update takes.
+
+        The gradient of the lengths ``m`` needs the layer's output once more, d_out elements a
+        token; with dropout it needs the base's and the update's apart. The norms and ``m / norm``
+        are kept as well, d_out elements each whatever the batch, and with dropout ``m / norm - 1``.
+
+        As a constant (section 4.3) the norm needs no more. In the graph it does: of ``n = ||V||``,
+        row by row, the gradient is ``V / n``, so that the matrix ``V = W + s B A`` is kept, d_in
+        d_out elements a layer, and ``n`` before it is clamped. Of ``V`` itself the sum and the
+        scaling keep nothing, and ``B A`` its two factors, which are there anyway: one matrix, and
+        not more.
+        """
+        pair = super().update_beside(d_in, d_out)
+        # Outputs kept, and as many factors of them: m / norm, and with dropout m / norm - 1.
+        n_products = 2 if self.dropout else 1
+        return replace(
+            pair,
+            parameters=(*pair.parameters, d_out),
+            saved_per_token=pair.saved_per_token + n_products * d_out,
+            saved_once=(1 + n_products) * d_out + (0 if self.detach_norm else (d_in + 1) * d_out),
+        )
 
     def tensor_shapes(self, d_in: int, d_out: int) -> dict[str, tuple[int, ...]]:
         """Return the shape of every saved attribute of a layer."""

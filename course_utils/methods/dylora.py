@@ -1,13 +1,15 @@
 """DyLoRA: one training that serves every rank (Valipour et al., 2022, arXiv:2210.07558)."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from course_utils.methods.linear import adapted_layers
+from course_utils.methods.layers import adapted_layers, weight_of
 from course_utils.methods.lora import LoRAConfig, LoRALinear
+from course_utils.validation import check_count
 
 
 class DyLoRALinear(LoRALinear):
@@ -24,18 +26,29 @@ class DyLoRALinear(LoRALinear):
 
     def __init__(self, base: nn.Module, **options: Any) -> None:  # noqa: ANN401
         super().__init__(base, **options)
-        self.rank = len(self.A)
         self.drawn_rank: int | None = None
+
+    @property
+    def rank_in_use(self) -> int:
+        """The rank b: in training the one that was drawn, otherwise the one that is set."""
+        return self.drawn_rank if self.training and self.drawn_rank else self.rank
+
+    @property
+    def scaling(self) -> float:
+        """Factor of the update: alpha / b, or alpha / sqrt(b)."""
+        return self._scaling_at(self.rank_in_use)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return the first b rows of A and columns of B; b is drawn in training, or set."""
-        rank = self.drawn_rank if self.training and self.drawn_rank else self.rank
-        return self.A[:rank], self.B[:, :rank]
+        return self.A[: self.rank_in_use], self.B[:, : self.rank_in_use]
 
     def adapted_weight(self) -> Tensor:
         """Return ``W + scaling * B[:, :b] A[:b]``, (d_out, d_in), at the rank that is set."""
-        self.drawn_rank = None
-        return super().adapted_weight()
+        weight, A, B = weight_of(self.base), self.A[: self.rank], self.B[:, : self.rank]
+        return weight + (self._scaling_at(self.rank) * B @ A).to(weight.dtype)
+
+    def _scaling_at(self, rank: int) -> float:
+        return self.alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +65,21 @@ class DyLoRAConfig(LoRAConfig):
             ValueError: As for ``LoRAConfig``.
         """
         super().apply_to(model)
-
-        def draw_rank(model: nn.Module, _: tuple) -> None:
-            if not (layers := _dylora_layers(model)):
-                hook.remove()
-            elif model.training:
-                rank = int(torch.randint(1, self.rank + 1, ()))
-                for layer in layers:
-                    layer.drawn_rank = rank
-
         # On the model and not in the layers: recomputing a block must meet the rank it had.
-        hook = model.register_forward_pre_hook(draw_rank)
+        model.rank_hook = model.register_forward_pre_hook(_draw_rank)
+
+    def leave(self, model: nn.Module) -> None:
+        """Draw no more ranks for ``model``."""
+        model.rank_hook.remove()
+        del model.rank_hook
+
+
+def _draw_rank(model: nn.Module, _: tuple) -> None:
+    """Draw one rank for all layers, if the model trains."""
+    if model.training:
+        rank = int(torch.randint(1, model.fine_tuning_method.rank + 1, ()))
+        for layer in _dylora_layers(model):
+            layer.drawn_rank = rank
 
 
 def set_rank(model: nn.Module, rank: int) -> nn.Module:
@@ -76,9 +93,7 @@ def set_rank(model: nn.Module, rank: int) -> nn.Module:
     layers = _dylora_layers(model)
     if not layers:
         raise ValueError(f"{type(model).__name__} has no DyLoRA layers: apply DyLoRAConfig first")
-    most = min(len(layer.A) for layer in layers)
-    if not 1 <= rank <= most:
-        raise ValueError(f"rank={rank} must be in 1..{most}")
+    check_count("rank", rank, at_most=min(len(layer.A) for layer in layers))
     for layer in layers:
         layer.unmerge().rank = rank
     return model

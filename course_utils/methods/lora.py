@@ -5,14 +5,15 @@ r (d_in + d_out) numbers in the place of d_in d_out.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from course_utils.memory import Architecture, LoRAFootprint, Trained
-from course_utils.methods.linear import (
+from course_utils.memory.trained import AddedModule, Trained, beside_linears
+from course_utils.methods.layers import (
     AdaptedLinear,
     Targets,
     check_targets,
@@ -23,14 +24,18 @@ from course_utils.methods.linear import (
     weight_of,
     wrap_layers,
 )
+from course_utils.validation import check_count, check_flag, check_number
+
+if TYPE_CHECKING:
+    from course_utils.memory.architecture import Architecture
 
 
-class LoRALinear(AdaptedLinear):
-    """Frozen linear layer plus a trainable low-rank update.
+class LowRankLinear(AdaptedLinear, ABC):
+    """Frozen linear layer plus an update of low rank, whatever its two factors are made of.
 
     Computes ``base(x) + scaling * x A^T B^T`` (Hu et al., 2021, arXiv:2106.09685, eq. 3), where the
     scaling is alpha / r, or alpha / sqrt(r) with ``use_rslora`` (Kalajdzievski, 2023,
-    arXiv:2312.03732). ``B`` starts at zero, so wrapping a layer does not change its output.
+    arXiv:2312.03732).
 
     Args:
         base: Linear layer, d_in to d_out; frozen in place.
@@ -40,38 +45,36 @@ class LoRALinear(AdaptedLinear):
         use_rslora: Whether ``alpha`` is divided by the root of the rank.
 
     Raises:
-        ValueError: If ``rank`` is out of range.
+        ValueError: If a value is out of range.
     """
 
     def __init__(
-        self, base: nn.Module, *, rank: int, alpha: float, dropout: float = 0.0,
+        self,
+        base: nn.Module,
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
         use_rslora: bool = False,
-    ) -> None:  # fmt: skip
-        d_out, d_in = shape_of(base)
-        check_rank(rank, d_in, d_out)
+    ) -> None:
+        check_rank(rank, *reversed(shape_of(base)))
         super().__init__(base)
-        # The update trains in float32 even where the base is stored in 16 bits.
-        dtype, device = torch.promote_types(dtype_of(base), torch.float32), device_of(base)
-        self.A = nn.Parameter(torch.empty(rank, d_in, dtype=dtype, device=device))
-        self.B = nn.Parameter(torch.zeros(d_out, rank, dtype=dtype, device=device))
-        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
-        self.alpha, self.use_rslora = alpha, use_rslora
+        self.rank, self.alpha, self.use_rslora = rank, alpha, use_rslora
         self.dropout = nn.Dropout(dropout)
 
+    @abstractmethod
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return A, (r, d_in), and B, (d_out, r), as they are used."""
-        return self.A, self.B
 
     @property
     def scaling(self) -> float:
         """Factor of the update: alpha / r, or alpha / sqrt(r)."""
-        rank = len(self.factors()[0])
-        return self.alpha / (math.sqrt(rank) if self.use_rslora else rank)
+        return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` of shape (..., d_in) to shape (..., d_out)."""
-        if self.merged is not None:
-            return self.merged(x)
+        if (plain := self.in_its_place()) is not None:
+            return plain(x)
         output, (A, B) = self.base(x), self.factors()
         # Scaled where it is narrow: r elements a token in the place of d_out.
         low = self.scaling * nn.functional.linear(self.dropout(x.to(A.dtype)), A)
@@ -81,6 +84,44 @@ class LoRALinear(AdaptedLinear):
         """Return ``W + scaling * B A``, (d_out, d_in)."""
         weight, (A, B) = weight_of(self.base), self.factors()
         return weight + (self.scaling * B @ A).to(weight.dtype)
+
+
+class LoRALinear(LowRankLinear):
+    """Frozen linear layer plus a trainable low-rank update: A and B are what trains.
+
+    ``B`` starts at zero, so wrapping a layer does not change its output.
+
+    Args:
+        base: Linear layer, d_in to d_out; frozen in place.
+        rank: Inner dimension r of the update, 1 <= r <= min(d_in, d_out).
+        alpha: Strength of the update, divided by ``rank`` or its root.
+        dropout: Probability of dropping an element of the update's input.
+        use_rslora: Whether ``alpha`` is divided by the root of the rank.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        use_rslora: bool = False,
+    ) -> None:
+        super().__init__(base, rank=rank, alpha=alpha, dropout=dropout, use_rslora=use_rslora)
+        d_out, d_in = shape_of(base)
+        # The update trains in float32 even where the base is stored in 16 bits.
+        dtype, device = torch.promote_types(dtype_of(base), torch.float32), device_of(base)
+        self.A = nn.Parameter(torch.empty(rank, d_in, dtype=dtype, device=device))
+        self.B = nn.Parameter(torch.zeros(d_out, rank, dtype=dtype, device=device))
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return A, (r, d_in), and B, (d_out, r)."""
+        return self.A, self.B
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,12 +150,11 @@ class LoRAConfig:
     use_rslora: bool = False
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank={self.rank} must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} must be in 0..1, and below 1")
-        check_alpha(self.alpha)
+        check_count("rank", self.rank)
+        check_number("alpha", self.alpha, above=0)
+        check_number("dropout", self.dropout, at_least=0, below=1)
         check_targets(self.target_modules)
+        check_flag("use_rslora", self.use_rslora)
 
     def apply_to(self, model: nn.Module) -> None:
         """Wrap the target layers of ``model``.
@@ -135,21 +175,39 @@ class LoRAConfig:
     def wrap(self, layer: nn.Module) -> LoRALinear:
         """Return the adapted layer of a linear layer."""
         return self.layer(
-            layer, rank=self.rank, alpha=self.alpha, dropout=self.dropout,
+            layer,
+            rank=self.rank,
+            alpha=self.alpha,
+            dropout=self.dropout,
             use_rslora=self.use_rslora,
-        )  # fmt: skip
+        )
 
     def tensor_shapes(self, d_in: int, d_out: int) -> dict[str, tuple[int, ...]]:
         """Return the shape of every saved attribute of a layer."""
         return {"A": (self.rank, d_in), "B": (d_out, self.rank)}
 
-    def footprint(self, architecture: Architecture) -> Trained:
-        """Return what trains, for ``memory.estimate``."""
-        footprint = LoRAFootprint(
-            rank=self.rank, target_modules=self.target_modules, dropout=self.dropout,
-            train_head=architecture.n_labels is not None,
-        )  # fmt: skip
-        return footprint.footprint(architecture)
+    def footprint(self, architecture: "Architecture") -> Trained:
+        """Return what trains, for ``memory.estimate``: an update beside each target.
+
+        Raises:
+            ValueError: If a target is no linear layer of a block, or the rank exceeds one.
+        """
+        return beside_linears(architecture, self.target_modules, self.update_beside)
+
+    def update_beside(self, d_in: int, d_out: int) -> AddedModule:
+        """Return what one layer's update takes.
+
+        ``A`` needs the layer's input for its gradient, which the frozen layer alone would not;
+        ``B`` needs ``A x``, ``rank`` elements a token. With dropout every update keeps its own
+        dropped copy of the input and the mask.
+        """
+        check_rank(self.rank, d_in, d_out)
+        copies = 2 * d_in if self.dropout else 0
+        return AddedModule(
+            parameters=(self.rank * d_in, self.rank * d_out),
+            keeps_input=not self.dropout,
+            saved_per_token=self.rank + copies,
+        )
 
 
 def check_rank(rank: int, d_in: int, d_out: int) -> None:
@@ -158,15 +216,6 @@ def check_rank(rank: int, d_in: int, d_out: int) -> None:
     Raises:
         ValueError: If it cannot.
     """
-    if not 1 <= rank <= min(d_in, d_out):
+    check_count("rank", rank)
+    if rank > min(d_in, d_out):
         raise ValueError(f"rank={rank} must be in 1..min(d_in, d_out) (got {d_in}, {d_out})")
-
-
-def check_alpha(alpha: float) -> None:
-    """Check the strength of an update.
-
-    Raises:
-        ValueError: If it is not a positive number.
-    """
-    if not (math.isfinite(alpha) and alpha > 0):
-        raise ValueError(f"alpha={alpha} must be a positive number")

@@ -7,17 +7,28 @@ B are mixtures of fixed random matrices, and only the coefficients are trained, 
 import itertools
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from course_utils.memory import Architecture, NOLAFootprint, Trained
-from course_utils.methods.linear import Targets, check_targets, find_linear, shape_of, wrap_layers
-from course_utils.methods.lora import LoRALinear, check_alpha
+from course_utils.memory.trained import AddedModule, Trained, beside_linears
+from course_utils.methods.layers import (
+    Targets,
+    check_targets,
+    device_of,
+    find_linear,
+    shape_of,
+    wrap_layers,
+)
+from course_utils.methods.lora import LowRankLinear, check_rank
+from course_utils.validation import check_count, check_number
+
+if TYPE_CHECKING:
+    from course_utils.memory.architecture import Architecture
 
 
-class NOLALinear(LoRALinear):
+class NOLALinear(LowRankLinear):
     """Frozen linear layer plus a low-rank update made of random bases.
 
     Computes ``base(x) + alpha / r * x A^T B^T``, where ``A = sum_i a_i A_i`` and
@@ -37,10 +48,9 @@ class NOLALinear(LoRALinear):
 
     def __init__(
         self, base: nn.Module, *, rank: int, alpha: float, n_bases: int, seed: int
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(base, rank=rank, alpha=alpha)
-        (d_out, d_in), device = shape_of(base), self.A.device
-        del self.A, self.B
+        (d_out, d_in), device = shape_of(base), device_of(base)
         generator = torch.Generator().manual_seed(seed)
 
         def bases(rows: int, columns: int) -> Tensor:
@@ -52,12 +62,6 @@ class NOLALinear(LoRALinear):
         self.register_buffer("B_bases", bases(d_out, rank), persistent=False)
         self.a = nn.Parameter(torch.randn(n_bases, generator=generator).to(device))
         self.b = nn.Parameter(torch.zeros(n_bases, device=device))
-        self.rank = rank
-
-    @property
-    def scaling(self) -> float:
-        """Factor of the update: alpha / r."""
-        return self.alpha / self.rank
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return the mixed A, (r, d_in), and B, (d_out, r)."""
@@ -89,11 +93,11 @@ class NOLAConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "n_bases"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        check_alpha(self.alpha)
+        check_count("rank", self.rank)
+        check_count("n_bases", self.n_bases)
+        check_number("alpha", self.alpha, above=0)
         check_targets(self.target_modules)
+        check_count("seed", self.seed, at_least=0, at_most=2**63 - 1)
 
     def apply_to(self, model: nn.Module) -> None:
         """Wrap the target layers of ``model``.
@@ -104,8 +108,9 @@ class NOLAConfig:
         seeds = itertools.count(self.seed)
 
         def wrap(layer: nn.Module) -> NOLALinear:
-            return NOLALinear(layer, rank=self.rank, alpha=self.alpha, n_bases=self.n_bases,
-                              seed=next(seeds))  # fmt: skip
+            return NOLALinear(
+                layer, rank=self.rank, alpha=self.alpha, n_bases=self.n_bases, seed=next(seeds)
+            )
 
         wrap_layers(model, self.layers_in(model), wrap)
 
@@ -117,13 +122,33 @@ class NOLAConfig:
         """
         return find_linear(model, self.target_modules)
 
-    def footprint(self, architecture: Architecture) -> Trained:
-        """Return what trains, for ``memory.estimate``."""
-        footprint = NOLAFootprint(
-            rank=self.rank, target_modules=self.target_modules, n_bases=self.n_bases,
-            train_head=architecture.n_labels is not None,
-        )  # fmt: skip
-        return footprint.footprint(architecture)
+    def footprint(self, architecture: "Architecture") -> Trained:
+        """Return what trains, for ``memory.estimate``: coefficients beside each target.
+
+        Raises:
+            ValueError: If a target is no linear layer of a block, or the rank exceeds one.
+        """
+        return beside_linears(architecture, self.target_modules, self.update_beside)
+
+    def update_beside(self, d_in: int, d_out: int) -> AddedModule:
+        """Return what one layer's update takes.
+
+        Few gradients and optimizer states follow from ``n_bases`` coefficients a factor; yet the
+        matrices themselves, ``n_bases rank (d_in + d_out)`` elements a layer, lie in memory beside
+        the weights. As in LoRA the input and ``A x`` are kept, for the gradients of the mixed ``A``
+        and ``B``; these are no parameters, so that they are kept too, ``rank (d_in + d_out)``
+        elements a layer. The coefficients' gradients need the fixed matrices, which are there
+        anyway.
+        """
+        check_rank(self.rank, d_in, d_out)
+        factors = (self.rank * d_in, self.rank * d_out)
+        return AddedModule(
+            parameters=(self.n_bases, self.n_bases),
+            buffers=tuple(self.n_bases * size for size in factors),
+            keeps_input=True,
+            saved_per_token=self.rank,
+            saved_once=sum(factors),
+        )
 
     def tensor_shapes(self, d_in: int, d_out: int) -> dict[str, tuple[int, ...]]:
         """Return the shape of every saved attribute of a layer, which does not depend on it."""

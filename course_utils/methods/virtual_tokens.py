@@ -1,4 +1,8 @@
-"""Virtual tokens: vectors that stand before every input of a model, and are trained.
+"""Virtual tokens: train what stands before the input, and leave the model alone.
+
+Four papers, two places: prompt tuning and P-tuning (``prompt_tuning``, ``p_tuning``), prefix tuning
+and P-tuning v2 (``prefix_tuning``). Unlike every other method of this course they change the
+model's output from the start.
 
 They enter either where tokens become vectors (prompt tuning, P-tuning) or as keys and values of
 every attention layer (prefix tuning, P-tuning v2). Mask, positions and cache move along with them;
@@ -6,12 +10,20 @@ the places are cut off again from what comes out, so that logits and labels go w
 """
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from course_utils.memory.trained import Trained, in_every_block
+from course_utils.methods.layers import freeze_below_head
+from course_utils.models.structure import context_of, soft_prompt_of
+from course_utils.validation import check_count
+
+if TYPE_CHECKING:
+    from course_utils.memory.architecture import Architecture
 
 
 class VirtualTokens(nn.Module):
@@ -39,6 +51,8 @@ class SoftPrompt(nn.Module):
         encoder: Computes the tokens.
     """
 
+    is_adapter = True
+
     def __init__(self, encoder: VirtualTokens) -> None:
         super().__init__()
         self.encoder = encoder
@@ -65,24 +79,21 @@ class SoftPrompt(nn.Module):
             handle.remove()
         del model.soft_prompt
 
-    @contextmanager
-    def switched_off(self) -> Iterator[None]:
-        """Let the model compute without the virtual tokens inside a ``with`` block."""
-        before, self.is_on = self.is_on, False
-        try:
-            yield
-        finally:
-            self.is_on = before
-
     @torch.no_grad()
+    def final_tokens(self) -> Tensor:
+        """Return the tokens that the encoder computes in evaluation, without its dropout."""
+        modes = {module: module.training for module in self.encoder.modules()}
+        self.encoder.eval()
+        try:
+            return self.encoder().clone()
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
     def drop_encoder(self) -> None:
         """Keep the tokens that the network computes, and not the network, if there is one."""
-        if self.encoder.network is None:
-            return
-        is_training = self.training
-        tokens = self.eval().encoder()
-        self.encoder = VirtualTokens(tokens.clone())
-        self.train(is_training)
+        if self.encoder.network is not None:
+            self.encoder = VirtualTokens(self.final_tokens()).train(self.training)
 
     def put_in(self, trunk: nn.Module, inputs: dict[str, Any], positions: Tensor | None) -> None:
         """Change the arguments of the trunk's first forward pass over a batch."""
@@ -191,9 +202,69 @@ class CachePrompt(SoftPrompt):
         return output
 
 
-def soft_prompt_of(model: nn.Module) -> SoftPrompt | None:
-    """Return the soft prompt that a model carries, if it carries one."""
-    return getattr(model, "soft_prompt", None)
+@dataclass(frozen=True, kw_only=True)
+class SoftPromptConfig:
+    """What all soft prompts share.
+
+    Args:
+        num_virtual_tokens: Virtual tokens n before every text.
+
+    Raises:
+        ValueError: If there is not at least one.
+    """
+
+    num_virtual_tokens: int = 8
+
+    def __post_init__(self) -> None:
+        check_count("num_virtual_tokens", self.num_virtual_tokens)
+
+    def make(self, model: nn.Module) -> SoftPrompt:
+        """Return fresh virtual tokens for ``model``."""
+        raise NotImplementedError
+
+    def token_width(self, model: nn.Module) -> int:
+        """Return the elements of one virtual token on ``model``."""
+        return model.get_input_embeddings().weight.shape[1]
+
+    def apply_to(self, model: nn.Module) -> None:
+        """Freeze ``model`` and put virtual tokens before its input; a classifier's head trains.
+
+        Raises:
+            ValueError: If they do not fit the model.
+        """
+        context = context_of(model)
+        if context is not None and self.num_virtual_tokens >= context:
+            raise ValueError(
+                f"num_virtual_tokens={self.num_virtual_tokens} must be below the model's context "
+                f"of {context}, to leave room for a text"
+            )
+        prompt = self.make(model)
+        freeze_below_head(model)
+        prompt.attach_to(model)
+
+
+def among_embeddings(
+    architecture: "Architecture",
+    num_virtual_tokens: int,
+    *,
+    encoder: tuple[int, ...] = (),
+    encoder_keeps: int = 0,
+) -> Trained:
+    """Return what virtual tokens among the embeddings train, for ``memory.estimate``.
+
+    Args:
+        architecture: The model.
+        num_virtual_tokens: Virtual tokens before each text.
+        encoder: Elements of each tensor of a network that computes them.
+        encoder_keeps: Elements that this network keeps for its backward pass.
+    """
+    return replace(
+        in_every_block(architecture, ()),
+        inputs_need_gradients=True,
+        n_virtual_tokens=num_virtual_tokens,
+        prompt=(num_virtual_tokens * architecture.d_model, *encoder),
+        prompt_keeps=encoder_keeps,
+    )
 
 
 def cache_shape(model: nn.Module) -> tuple[int, int, int]:
@@ -222,7 +293,7 @@ def _check(trunk: nn.Module, inputs: dict[str, Any], n_before: int) -> None:
     """Check that a soft prompt can stand before what the trunk is given."""
     text, mask = inputs.get("input_ids"), inputs.get("attention_mask")
     text = inputs["inputs_embeds"] if text is None else text
-    context = getattr(trunk.config, "max_position_embeddings", None)
+    context = context_of(trunk)
     if context is not None and n_before + text.shape[1] > context:
         raise ValueError(
             f"{n_before} places before a text of {text.shape[1]} tokens must fit the model's "
@@ -236,3 +307,24 @@ def _check(trunk: nn.Module, inputs: dict[str, Any], n_before: int) -> None:
             "a packed row holds several texts, and a soft prompt would stand before the first "
             "only: train with packing_length_tokens=None"
         )
+
+
+def drop_encoder(model: nn.Module) -> nn.Module:
+    """Replace the network of a soft prompt by the tokens that it computes, and return the model.
+
+    Raises:
+        ValueError: If the model carries no soft prompt.
+    """
+    prompt = soft_prompt_of(model)
+    if prompt is None:
+        raise ValueError(f"{type(model).__name__} carries no soft prompt: `apply` one first")
+    prompt.drop_encoder()
+    return model
+
+
+def mlp(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Return linear layers of these widths with an activation between any two."""
+    layers: list[nn.Module] = []
+    for d_in, d_out in pairwise(widths):
+        layers += [nn.Linear(d_in, d_out), activation()]
+    return nn.Sequential(*layers[:-1])

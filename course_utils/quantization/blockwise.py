@@ -117,9 +117,13 @@ def from_indices(
     """Pack indices that were chosen already, of the tensor's shape, with their blocks' scales."""
     n_bits = math.ceil(math.log2(len(codebook)))
     return QuantizedTensor(
-        packed=pack(indices.flatten(), n_bits), scales=scales, codebook=codebook,
-        block_size=block_size, shape=indices.shape, dtype=dtype,
-    )  # fmt: skip
+        packed=pack(indices.flatten(), n_bits),
+        scales=scales,
+        codebook=codebook,
+        block_size=block_size,
+        shape=indices.shape,
+        dtype=dtype,
+    )
 
 
 def dequantize_blockwise(quantized: QuantizedTensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from course_utils.models.structure import HEADS, carried_by, is_transposed
 from course_utils.quantization.blockwise import (
     QuantizedScales,
     QuantizedTensor,
@@ -20,14 +21,6 @@ from course_utils.quantization.blockwise import (
 from course_utils.quantization.codebooks import dynamic_codebook, nf4_codebook
 
 Model = TypeVar("Model", bound=nn.Module)
-# Layers that stay as they are: they are small, or new, and every error in them is an error in the
-# output.
-HEADS = ("lm_head", "score", "classifier")
-
-
-def is_transposed(layer: nn.Module) -> bool:
-    """Say whether a layer stores its weight as (d_in, d_out), as GPT-2's ``Conv1D`` does."""
-    return type(layer).__name__ == "Conv1D"
 
 
 class NF4Linear(nn.Module):
@@ -59,14 +52,22 @@ class NF4Linear(nn.Module):
         scales: Tensor | QuantizedScales = self.scales
         if self.scales_mean is not None:
             centred = QuantizedTensor(
-                packed=self.scales, scales=self.scales_scales, codebook=self.scales_codebook,
-                block_size=256, shape=self.scales.shape, dtype=torch.float32,
-            )  # fmt: skip
+                packed=self.scales,
+                scales=self.scales_scales,
+                codebook=self.scales_codebook,
+                block_size=256,
+                shape=self.scales.shape,
+                dtype=torch.float32,
+            )
             scales = QuantizedScales(centred=centred, mean=self.scales_mean)
         return QuantizedTensor(
-            packed=self.packed, scales=scales, codebook=self.codebook, block_size=self.block_size,
-            shape=torch.Size((self.out_features, self.in_features)), dtype=self.dtype,
-        )  # fmt: skip
+            packed=self.packed,
+            scales=scales,
+            codebook=self.codebook,
+            block_size=self.block_size,
+            shape=torch.Size((self.out_features, self.in_features)),
+            dtype=self.dtype,
+        )
 
     def dequantize(self) -> Tensor:
         """Return the weight, (d_out, d_in)."""
@@ -123,12 +124,13 @@ def quantize_model(model: Model, *, block_size: int = 64, is_double: bool = True
     Raises:
         ValueError: If there is nothing to quantise, or the model carries an adapter.
     """
-    if any(hasattr(module, "adapted_weight") for module in model.modules()):
-        raise ValueError("the model carries an adapter: quantise the base first, then `apply`")
+    if taken := carried_by(model):
+        raise ValueError(f"the model carries {taken}: quantise the base first, then `apply`")
     layers = [
-        name for name, layer in model.named_modules()
+        name
+        for name, layer in model.named_modules()
         if (isinstance(layer, nn.Linear) or is_transposed(layer)) and not name.endswith(HEADS)
-    ]  # fmt: skip
+    ]
     if not layers:
         raise ValueError(f"{type(model).__name__} has no linear layer beside its head to quantise")
     model.requires_grad_(False)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from course_utils.generation import position_ids
 from course_utils.methods import adapter_disabled
-from course_utils.methods.linear import adapted_layers
+from course_utils.methods.layers import adapted_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -129,9 +129,11 @@ class SeparateActorCritic(ActorCritic):
     """
 
     def __init__(
-        self, policy: "PreTrainedModel", reference: "PreTrainedModel",
+        self,
+        policy: "PreTrainedModel",
+        reference: "PreTrainedModel",
         value_model: "PreTrainedModel",
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(policy)
         check_reference(policy, reference)
         if value_model.config.num_labels != 1:
@@ -202,9 +204,10 @@ def share_base(model: nn.Module, other: nn.Module) -> int:
     """
     kept, given_up = base_tensors(model), base_tensors(other)
     common = [
-        name for name in given_up
+        name
+        for name in given_up
         if name in kept and not (kept[name].requires_grad or given_up[name].requires_grad)
-    ]  # fmt: skip
+    ]
     if not common:
         raise ValueError("the models have no frozen weight in common: apply an adapter to both")
     for name in common:
@@ -226,8 +229,9 @@ def base_tensors(model: nn.Module) -> dict[str, Tensor]:
         base = f"{layer}.base."
         tensors |= {
             f"{layer}.{key.removeprefix(base)}": tensor
-            for key, tensor in own.items() if key.startswith(base)
-        }  # fmt: skip
+            for key, tensor in own.items()
+            if key.startswith(base)
+        }
     return dict(tensors)
 
 
@@ -238,6 +242,8 @@ def _is_identical(first: Tensor, second: Tensor) -> bool:
 
 def _inputs(sequences: Tensor, attention_mask: Tensor) -> dict[str, Any]:
     return {
-        "input_ids": sequences, "attention_mask": attention_mask,
-        "position_ids": position_ids(attention_mask), "use_cache": False,
-    }  # fmt: skip
+        "input_ids": sequences,
+        "attention_mask": attention_mask,
+        "position_ids": position_ids(attention_mask),
+        "use_cache": False,
+    }

@@ -7,6 +7,8 @@ elsewhere is padding: it counts for nothing, whatever its value, and not even if
 import torch
 from torch import Tensor
 
+from course_utils.rlhf.masks import check_shapes, masked_mean, masked_var
+
 # TRL's: small beside any spread of scores that means something, and a group of equal scores,
 # which has none, gets the advantage 0.
 SMALLEST_STD = 1e-4
@@ -47,31 +49,6 @@ def gae(
         advantages.append(following)
     stacked = torch.stack(advantages[::-1], dim=1)
     return stacked, stacked + values
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of the values that the mask leaves, a scalar.
-
-    Args:
-        values: Values of any shape.
-        mask: Which of them count; of the same shape.
-
-    Raises:
-        ValueError: If the shapes differ or nothing counts.
-    """
-    return real_elements(mask, values=values)[0].mean()
-
-
-def masked_var(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the unbiased variance of the values that the mask leaves, a scalar.
-
-    Raises:
-        ValueError: If the shapes differ or fewer than two values count.
-    """
-    (real,) = real_elements(mask, values=values)
-    if len(real) < 2:
-        raise ValueError("the mask leaves 1 value: a variance needs at least 2")
-    return real.var()
 
 
 def whiten(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
@@ -142,31 +119,6 @@ def grpo_advantages(scores: Tensor, group_size: int, scale: bool = True) -> Tens
     if scale:
         advantages = advantages / (groups.std(dim=1, keepdim=True) + SMALLEST_STD)
     return advantages.flatten()
-
-
-def real_elements(mask: Tensor, **tensors: Tensor) -> tuple[Tensor, ...]:
-    """Return of each tensor the elements that the mask leaves, (n_real,).
-
-    Raises:
-        ValueError: If the shapes differ or nothing is left.
-    """
-    check_shapes(mask=mask, **tensors)
-    real = mask.bool()
-    if not real.any():
-        raise ValueError("the mask leaves no token: at least one must be real")
-    return tuple(tensor[real] for tensor in tensors.values())
-
-
-def check_shapes(**tensors: Tensor) -> None:
-    """Refuse tensors that do not have one shape, which PyTorch might broadcast.
-
-    Raises:
-        ValueError: If two shapes differ; the message gives them all.
-    """
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if len(set(shapes.values())) > 1:
-        listing = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"the shapes must be the same: {listing}")
 
 
 def _in_groups(scores: Tensor, group_size: int) -> Tensor:

@@ -17,9 +17,10 @@ from course_utils.data import Batch, chat_prompt, encode_answer, encode_pair, lo
 from course_utils.methods import apply, load_adapter, merge, remove
 from course_utils.methods.lora import LoRAConfig
 from course_utils.models import load_base_model, load_tokenizer
+from course_utils.models.profiles import EMBEDDED, Profile
 from course_utils.paths import data_dir
-from course_utils.profiles import EMBEDDED, Profile
-from course_utils.rlhf.rewards import RewardModel, bradley_terry_loss
+from course_utils.rlhf.losses import bradley_terry_loss
+from course_utils.rlhf.reward_model import RewardModel
 from course_utils.training import TrainingConfig, train
 
 if TYPE_CHECKING:
@@ -76,9 +77,11 @@ def pair_loss(model: "nn.Module", batch: Batch) -> torch.Tensor:
 
 
 def train_reward_model(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
-    pairs: Sequence[Mapping[str, str]] | None = None, **changes: object,
-) -> "PreTrainedModel":  # fmt: skip
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    pairs: Sequence[Mapping[str, str]] | None = None,
+    **changes: object,
+) -> "PreTrainedModel":
     """Put LoRA on a classifier of one label and tune it to prefer the chosen answers.
 
     Args:

@@ -28,10 +28,17 @@ class BestOfN:
 
 
 def best_of_n(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str],
-    reward: Reward, n: int, *, max_new_tokens: int = 32, temperature: float = 1.0, seed: int = 0,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[str],
+    reward: Reward,
+    n: int,
+    *,
+    max_new_tokens: int = 32,
+    temperature: float = 1.0,
+    seed: int = 0,
     batch_size: int = 64,
-) -> BestOfN:  # fmt: skip
+) -> BestOfN:
     """Answer each prompt ``n`` times and keep the answer with the highest score.
 
     Args:
@@ -61,10 +68,14 @@ def best_of_n(
     for start in range(0, len(asked), batch_size):
         some = asked[start : start + batch_size]
         answers = generate_tokens(
-            model, *read_prompts(model, tokenizer, some, max_new_tokens),
-            max_new_tokens=max_new_tokens, eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id, temperature=temperature, generator=generator,
-        )  # fmt: skip
+            model,
+            *read_prompts(model, tokenizer, some, max_new_tokens),
+            max_new_tokens=max_new_tokens,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            temperature=temperature,
+            generator=generator,
+        )
         written = tokenizer.batch_decode(answers, skip_special_tokens=True)
         texts += written
         scores += score_answers(reward, some, written).tolist()

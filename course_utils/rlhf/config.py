@@ -61,10 +61,22 @@ class PPOConfig:
     show_progress: bool = True
 
     def __post_init__(self) -> None:
-        counts = ("n_updates", "batch_size", "minibatch_size", "n_epochs", "max_new_tokens",
-                  "checkpoint_every_updates")  # fmt: skip
-        positive = ("learning_rate", "temperature", "target_kl", "clip_range", "value_clip_range",
-                    "max_grad_norm")  # fmt: skip
+        counts = (
+            "n_updates",
+            "batch_size",
+            "minibatch_size",
+            "n_epochs",
+            "max_new_tokens",
+            "checkpoint_every_updates",
+        )
+        positive = (
+            "learning_rate",
+            "temperature",
+            "target_kl",
+            "clip_range",
+            "value_clip_range",
+            "max_grad_norm",
+        )
         rules = {
             "at least 1": (counts, lambda x: x >= 1),
             "above 0": (positive, lambda x: x > 0),

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from course_utils.rlhf.advantages import gae, whiten
 from course_utils.rlhf.config import PPOConfig
 from course_utils.rlhf.losses import kl_k1
-from course_utils.rlhf.rewards import last_token_index
+from course_utils.rlhf.masks import last_token_index
 from course_utils.rlhf.rollout import Rollout
 
 

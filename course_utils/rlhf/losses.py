@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from course_utils.data import IGNORED
-from course_utils.rlhf.advantages import check_shapes, real_elements
-from course_utils.rlhf.rewards import bradley_terry_loss
+from course_utils.rlhf.masks import check_shapes, real_elements
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,10 +194,34 @@ def clipped_value_loss(
     )
 
 
+def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | None = None) -> Tensor:
+    """Return the loss of scores that should prefer the chosen answers, a scalar.
+
+    ``-log sigmoid(r_chosen - r_rejected - margin)``, the mean over pairs (Ouyang et al., 2022,
+    arXiv:2203.02155, eq. 1; with the margin Touvron et al., 2023, arXiv:2307.09288, eq. 2).
+    The logarithm of the sigmoid is taken in one step: below -89 the sigmoid alone is 0 in float32,
+    and its logarithm infinite.
+
+    Args:
+        chosen: Scores of the better answers, (batch,).
+        rejected: Scores of the worse answers, (batch,).
+        margin: How far apart the two should be, (batch,).
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    margin = torch.zeros_like(chosen) if margin is None else margin
+    check_shapes(chosen=chosen, rejected=rejected, margin=margin)
+    return -torch.nn.functional.logsigmoid(chosen - rejected - margin).mean()
+
+
 def dpo_loss(
-    policy_chosen: Tensor, policy_rejected: Tensor,
-    reference_chosen: Tensor, reference_rejected: Tensor, beta: float,
-) -> DPOLoss:  # fmt: skip
+    policy_chosen: Tensor,
+    policy_rejected: Tensor,
+    reference_chosen: Tensor,
+    reference_rejected: Tensor,
+    beta: float,
+) -> DPOLoss:
     """Return the loss of direct preference optimisation.
 
     The Bradley-Terry loss of the rewards ``beta (log p - log p_ref)`` that a policy implies
@@ -217,15 +240,18 @@ def dpo_loss(
     if not beta > 0:
         raise ValueError(f"beta={beta} must be above 0")
     check_shapes(
-        policy_chosen=policy_chosen, policy_rejected=policy_rejected,
-        reference_chosen=reference_chosen, reference_rejected=reference_rejected,
-    )  # fmt: skip
+        policy_chosen=policy_chosen,
+        policy_rejected=policy_rejected,
+        reference_chosen=reference_chosen,
+        reference_rejected=reference_rejected,
+    )
     chosen = beta * (policy_chosen - reference_chosen)
     rejected = beta * (policy_rejected - reference_rejected)
     return DPOLoss(
         loss=bradley_terry_loss(chosen, rejected),
-        chosen_rewards=chosen.detach(), rejected_rewards=rejected.detach(),
-    )  # fmt: skip
+        chosen_rewards=chosen.detach(),
+        rejected_rewards=rejected.detach(),
+    )
 
 
 def _check_clip_range(clip_range: float) -> None:

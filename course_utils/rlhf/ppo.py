@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.rlhf.actor import ActorCritic
-from course_utils.rlhf.advantages import masked_mean
 from course_utils.rlhf.config import PPOConfig, PPOResult
 from course_utils.rlhf.experience import Experience, next_kl_coef, weigh
 from course_utils.rlhf.losses import (
@@ -30,6 +29,7 @@ from course_utils.rlhf.losses import (
     entropy,
     selected_logprobs,
 )
+from course_utils.rlhf.masks import masked_mean
 from course_utils.rlhf.progress import Progress
 from course_utils.rlhf.rollout import Reward, Rollout, read_prompts, roll_out
 from course_utils.training import TrainingDivergedError
@@ -41,10 +41,14 @@ Metrics = dict[str, float]
 
 
 def train_ppo(
-    actor: ActorCritic, tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str],
-    reward: Reward, config: PPOConfig, *,
+    actor: ActorCritic,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[str],
+    reward: Reward,
+    config: PPOConfig,
+    *,
     on_update: Callable[[int, Metrics, Rollout], None] | None = None,
-) -> PPOResult:  # fmt: skip
+) -> PPOResult:
     """Train a policy, and its critic, to write answers that a reward likes.
 
     Args:
@@ -71,8 +75,13 @@ def train_ppo(
     actor.eval()
     run = Progress(actor, config)
     batches = prompt_batches(len(prompts), config)
-    bar = tqdm(total=config.n_updates, initial=run.updates_done, leave=False, unit="update",
-               disable=not config.show_progress)  # fmt: skip
+    bar = tqdm(
+        total=config.n_updates,
+        initial=run.updates_done,
+        leave=False,
+        unit="update",
+        disable=not config.show_progress,
+    )
     with bar:
         for indices in itertools.islice(batches, run.updates_done, config.n_updates):
             start, kl_coef, asked = time.perf_counter(), run.kl_coef, [prompts[i] for i in indices]
@@ -96,8 +105,11 @@ def train_ppo(
                 on_update(run.updates_done, metrics, rollout)
             run.save()
     samples = config.n_updates * config.batch_size
-    return PPOResult(history=run.history, seconds=run.seconds,
-                     samples_per_second=samples / max(run.seconds, 1e-9))  # fmt: skip
+    return PPOResult(
+        history=run.history,
+        seconds=run.seconds,
+        samples_per_second=samples / max(run.seconds, 1e-9),
+    )
 
 
 def minibatch_loss(
@@ -109,13 +121,19 @@ def minibatch_loss(
         rollout.sequences[rows, :-1], rollout.attention_mask[rows, :-1], last=responses.shape[1]
     )
     policy = clipped_policy_loss(
-        selected_logprobs(logits, responses, config.temperature), rollout.logprobs[rows],
-        experience.advantages[rows], mask, config.clip_range,
-    )  # fmt: skip
+        selected_logprobs(logits, responses, config.temperature),
+        rollout.logprobs[rows],
+        experience.advantages[rows],
+        mask,
+        config.clip_range,
+    )
     value = clipped_value_loss(
-        values, rollout.values[rows], experience.returns[rows], experience.value_mask[rows],
+        values,
+        rollout.values[rows],
+        experience.returns[rows],
+        experience.value_mask[rows],
         config.value_clip_range,
-    )  # fmt: skip
+    )
     measured = {
         "policy/approxkl_avg": policy.approx_kl,
         "policy/clipfrac_avg": policy.clip_fraction,
@@ -148,9 +166,12 @@ def take_step(loss: Tensor, optimizer: torch.optim.Optimizer, config: PPOConfig)
 
 
 def summary(
-    rollout: Rollout, experience: Experience, steps: Sequence[Metrics], kl_coef: float,
+    rollout: Rollout,
+    experience: Experience,
+    steps: Sequence[Metrics],
+    kl_coef: float,
     eos_token_id: int,
-) -> Metrics:  # fmt: skip
+) -> Metrics:
     """Return the metrics of an update by TRL's names; ``objective`` is per answer, in nats."""
     kl = experience.kl.sum(dim=1).mean().item()
     scores = rollout.scores.mean().item()
@@ -166,8 +187,10 @@ def summary(
         **averages,
         "val/ratio_var": ratios.var().item() if len(ratios) > 1 else 0.0,
         "val/num_eos_tokens": (rollout.responses == eos_token_id)
-        .logical_and(rollout.response_mask).sum().item(),
-    }  # fmt: skip
+        .logical_and(rollout.response_mask)
+        .sum()
+        .item(),
+    }
 
 
 def prompt_batches(n_prompts: int, config: PPOConfig) -> Iterator[list[int]]:

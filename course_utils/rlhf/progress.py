@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from course_utils.checkpoints import resume_checkpoint, run_identity, save_checkpoint
 from course_utils.rlhf.actor import ActorCritic
 from course_utils.rlhf.config import PPOConfig
+from course_utils.training.checkpoints import resume_checkpoint, run_identity, save_checkpoint
 
 _PLACES = ("checkpoint_dir", "checkpoint_every_updates", "show_progress")
 
@@ -58,11 +58,19 @@ class Progress:
         is_due = done % config.checkpoint_every_updates == 0 or done == config.n_updates
         if not config.checkpoint_dir or not is_due:
             return
-        save_checkpoint(Path(config.checkpoint_dir), done, {
-            "config": run_identity(config, _PLACES), "weights": [p.detach() for p in self.trained],
-            "optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state(),
-            "kl_coef": self.kl_coef, "history": self.history, "seconds": self.seconds,
-        })  # fmt: skip
+        save_checkpoint(
+            Path(config.checkpoint_dir),
+            done,
+            {
+                "config": run_identity(config, _PLACES),
+                "weights": [p.detach() for p in self.trained],
+                "optimizer": self.optimizer.state_dict(),
+                "generator": self.generator.get_state(),
+                "kl_coef": self.kl_coef,
+                "history": self.history,
+                "seconds": self.seconds,
+            },
+        )
 
     def _resume(self, folder: Path) -> None:
         state = resume_checkpoint(folder, run_identity(self.config, _PLACES), self.trained)

@@ -11,7 +11,7 @@ from course_utils.generation import check_prompts, encode_prompts, generate_toke
 from course_utils.rlhf.actor import ActorCritic
 from course_utils.rlhf.config import PPOConfig
 from course_utils.rlhf.losses import selected_logprobs
-from course_utils.rlhf.rewards import check_scores
+from course_utils.rlhf.reward_model import check_scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -54,9 +54,13 @@ class Rollout:
 
 @torch.no_grad()
 def roll_out(
-    actor: ActorCritic, tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str],
-    reward: Reward, config: PPOConfig, generator: torch.Generator | None = None,
-) -> Rollout:  # fmt: skip
+    actor: ActorCritic,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[str],
+    reward: Reward,
+    config: PPOConfig,
+    generator: torch.Generator | None = None,
+) -> Rollout:
     """Let the policy answer each prompt, and collect all that PPO learns from.
 
     Args:
@@ -75,10 +79,15 @@ def roll_out(
     """
     prompt_ids, prompt_mask = read_prompts(actor.policy, tokenizer, prompts, config.max_new_tokens)
     responses = generate_tokens(
-        actor.policy, prompt_ids, prompt_mask, max_new_tokens=config.max_new_tokens,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        temperature=config.temperature, generator=generator,
-    )  # fmt: skip
+        actor.policy,
+        prompt_ids,
+        prompt_mask,
+        max_new_tokens=config.max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        temperature=config.temperature,
+        generator=generator,
+    )
     response_mask = up_to_end(responses, tokenizer.eos_token_id)
     sequences = torch.cat([prompt_ids, responses], dim=1)
     attention_mask = torch.cat([prompt_mask, response_mask.to(prompt_mask)], dim=1)
@@ -99,16 +108,23 @@ def roll_out(
         has_no_end = (responses != tokenizer.eos_token_id).all(dim=1)
         scores = scores - config.missing_eos_penalty * has_no_end
     return Rollout(
-        sequences=sequences, attention_mask=attention_mask, response_mask=response_mask,
-        logprobs=logprobs, reference_logprobs=reference_logprobs, values=values, scores=scores,
+        sequences=sequences,
+        attention_mask=attention_mask,
+        response_mask=response_mask,
+        logprobs=logprobs,
+        reference_logprobs=reference_logprobs,
+        values=values,
+        scores=scores,
         texts=texts,
-    )  # fmt: skip
+    )
 
 
 def read_prompts(
-    policy: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str],
+    policy: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[str],
     max_new_tokens: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """Encode prompts for the policy, after a check that it can answer them.
 
     Returns:

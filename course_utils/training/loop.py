@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from course_utils.checkpoints import resume_checkpoint, run_identity, save_checkpoint
 from course_utils.data import (
     Batch,
     Example,
@@ -23,6 +22,7 @@ from course_utils.data import (
     pad_packed,
 )
 from course_utils.measure import PeakMemory
+from course_utils.training.checkpoints import resume_checkpoint, run_identity, save_checkpoint
 from course_utils.training.config import (
     PRECISIONS,
     RunResult,
@@ -81,9 +81,13 @@ class _Run:
     """One training run: its model, optimizer and place in the data."""
 
     def __init__(
-        self, model: nn.Module, examples: Sequence[Example], config: TrainingConfig,
-        loss_function: LossFunction, make_optimizers: OptimizerFactory,
-    ) -> None:  # fmt: skip
+        self,
+        model: nn.Module,
+        examples: Sequence[Example],
+        config: TrainingConfig,
+        loss_function: LossFunction,
+        make_optimizers: OptimizerFactory,
+    ) -> None:
         self.config = config
         self.loss_function = loss_function
         if not len(examples):
@@ -117,8 +121,13 @@ class _Run:
         first = self._resume()
         order = batch_order(self.lengths, config.batch_size, config.seed)
         self.model.train()
-        bar = tqdm(total=config.max_steps, initial=first, leave=False, unit="step",
-                   disable=not config.show_progress)  # fmt: skip
+        bar = tqdm(
+            total=config.max_steps,
+            initial=first,
+            leave=False,
+            unit="step",
+            disable=not config.show_progress,
+        )
         try:
             with bar:
                 for step in range(config.max_steps):
@@ -141,11 +150,14 @@ class _Run:
         finally:
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False).eval()
         return RunResult(
-            losses=self.history["loss"], learning_rates=self.history["rate"],
-            gradient_norms=self.history["norm"], tokens=self.tokens, seconds=self.seconds,
+            losses=self.history["loss"],
+            learning_rates=self.history["rate"],
+            gradient_norms=self.history["norm"],
+            tokens=self.tokens,
+            seconds=self.seconds,
             tokens_per_second=self.tokens / max(self.seconds, 1e-9),
             peak_bytes=self.peak_bytes,
-        )  # fmt: skip
+        )
 
     def _step(self, step: int, rows: list[Mapping]) -> None:
         """Take one optimizer step; micro-batches weigh as many targets as they hold."""
@@ -201,12 +213,20 @@ class _Run:
             step % config.checkpoint_every_steps and step != config.max_steps
         ):
             return
-        save_checkpoint(Path(config.checkpoint_dir), step, {
-            "step": step, "weights": [p.detach() for p in self.trainable],
-            "tokens": self.tokens, "seconds": self.seconds,
-            "optimizers": [o.state_dict() for o in self.optimizers], "history": self.history,
-            "rng": torch.get_rng_state(), "config": run_identity(config, _PLACES),
-        })  # fmt: skip
+        save_checkpoint(
+            Path(config.checkpoint_dir),
+            step,
+            {
+                "step": step,
+                "weights": [p.detach() for p in self.trainable],
+                "tokens": self.tokens,
+                "seconds": self.seconds,
+                "optimizers": [o.state_dict() for o in self.optimizers],
+                "history": self.history,
+                "rng": torch.get_rng_state(),
+                "config": run_identity(config, _PLACES),
+            },
+        )
 
     def _resume(self) -> int:
         """Take up the newest whole checkpoint and return the number of steps done."""
@@ -223,8 +243,10 @@ class _Run:
         self.groups = [group for o in self.optimizers for group in o.param_groups]
         torch.set_rng_state(state["rng"])
         self.history, self.tokens, self.seconds = (
-            state["history"], state["tokens"], state["seconds"],
-        )  # fmt: skip
+            state["history"],
+            state["tokens"],
+            state["seconds"],
+        )
         return state["step"]
 
 

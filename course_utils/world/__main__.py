@@ -10,8 +10,11 @@ from course_utils.paths import data_dir
 from course_utils.world.corpus import SPLITS, documents
 from course_utils.world.tasks import write_tasks
 
-app = typer.Typer(help="Write the micro-world's corpus or its task sets.", no_args_is_help=True,
-                  pretty_exceptions_enable=False)  # fmt: skip
+app = typer.Typer(
+    help="Write the micro-world's corpus or its task sets.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
 
 
 @app.command()

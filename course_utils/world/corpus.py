@@ -11,13 +11,25 @@ from course_utils.world.narrator import Narrator
 
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
 
-_MIXTURE = {   # relative number of documents
-    genres.profile: 175, genres.town_guide: 50, genres.almanac: 75, genres.quiz: 75,
-    genres.story: 110, genres.letter: 50, genres.dialogue: 45, genres.notice: 35,
-    genres.diary: 25, genres.gazette: 30, genres.recipe: 30, reviews.review: 130,
-    skills.copying: 120, skills.extracting: 35, skills.arithmetic: 25, skills.manners: 15,
+_MIXTURE = {  # relative number of documents
+    genres.profile: 175,
+    genres.town_guide: 50,
+    genres.almanac: 75,
+    genres.quiz: 75,
+    genres.story: 110,
+    genres.letter: 50,
+    genres.dialogue: 45,
+    genres.notice: 35,
+    genres.diary: 25,
+    genres.gazette: 30,
+    genres.recipe: 30,
+    reviews.review: 130,
+    skills.copying: 120,
+    skills.extracting: 35,
+    skills.arithmetic: 25,
+    skills.manners: 15,
     genres.chat: 5,
-}  # fmt: skip
+}
 COLLECTION = "collection"
 _COLLECTION_SHARE = 0.06
 TEMPLATED = frozenset({"quiz", "copying", "extracting", "arithmetic", "manners", "chat"})

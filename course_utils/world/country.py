@@ -48,9 +48,12 @@ class Entity:
         name = name or self.name
         forms = _PRONOUNS[self.gender]
         return {
-            "s": name, "poss": f"{name}'" if name.endswith("s") else f"{name}'s", **forms,
-            "He": forms["he"].capitalize(), "His": forms["his"].capitalize(),
-        }  # fmt: skip
+            "s": name,
+            "poss": f"{name}'" if name.endswith("s") else f"{name}'s",
+            **forms,
+            "He": forms["he"].capitalize(),
+            "His": forms["his"].capitalize(),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,11 +189,14 @@ def _people_facts(rng: Random, people: Sequence[Entity], towns: Sequence[Entity]
     for person in people:
         others = [other.name for other in people if other is not person]
         values = {
-            "trade": pick(rng, list(things["trades"])), "town": pick(rng, towns).name,
-            "pet": pick(rng, list(things["animals"])), "dish": pick(rng, things["dishes"]),
-            "instrument": pick(rng, things["instruments"]), "month": pick(rng, things["months"]),
+            "trade": pick(rng, list(things["trades"])),
+            "town": pick(rng, towns).name,
+            "pet": pick(rng, list(things["animals"])),
+            "dish": pick(rng, things["dishes"]),
+            "instrument": pick(rng, things["instruments"]),
+            "month": pick(rng, things["months"]),
             "friend": pick(rng, others),
-        }  # fmt: skip
+        }
         facts += [
             Fact(subject=person, relation=f"person.{relation}", object=value)
             for relation, value in values.items()
@@ -207,12 +213,14 @@ def _town_facts(rng: Random, towns: Sequence[Entity]) -> list[Fact]:
     facts = []
     for i, town in enumerate(towns):
         values = {
-            "region": pick(rng, places["regions"]), "product": unique["product"][i],
+            "region": pick(rng, places["regions"]),
+            "product": unique["product"][i],
             "market_day": pick(rng, lexicon("things")["days"]),
             "river": pick(rng, places["rivers"]),
-            "emblem": pick(rng, places["emblems"]), "festival": pick(rng, places["festivals"]),
+            "emblem": pick(rng, places["emblems"]),
+            "festival": pick(rng, places["festivals"]),
             "inn": unique["inn"][i],
-        }  # fmt: skip
+        }
         facts += [
             Fact(subject=town, relation=f"town.{relation}", object=value)
             for relation, value in values.items()

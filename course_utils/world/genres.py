@@ -43,8 +43,9 @@ def almanac(narrator: Narrator) -> str:
         for fact in narrator.some(_known(narrator, subject), 1, 4)
     ]
     title = narrator.pick(words["title"])
-    heading = title.format(topic=topic.removeprefix("the ") if "the {" in title else topic,
-                           Topic=tidy(topic))  # fmt: skip
+    heading = title.format(
+        topic=topic.removeprefix("the ") if "the {" in title else topic, Topic=tidy(topic)
+    )
     return f"{heading}\n" * narrator.chance(0.6) + " ".join(lines)
 
 
@@ -161,10 +162,14 @@ def recipe(narrator: Narrator) -> str:
     true_one = narrator.country.lookup(dish.name, "dish.ingredient")
     foods = [food for food in narrator.some(lexicon("things")["foods"], 2, 4) if food != true_one]
     slots = narrator.scene() | {
-        "dish": dish.name, "Dish": tidy(dish.name), "list": join_words([*foods, true_one]),
-        "i1": foods[0], "i2": foods[-1], "i3": true_one,
+        "dish": dish.name,
+        "Dish": tidy(dish.name),
+        "list": join_words([*foods, true_one]),
+        "i1": foods[0],
+        "i2": foods[-1],
+        "i3": true_one,
         "fact": narrator.state(narrator.pick(_known(narrator, dish))),
-    }  # fmt: skip
+    }
     slots["List"] = tidy(slots["list"])
     lines = [narrator.fill(narrator.pick(words["need"]), slots)]
     lines += [narrator.fill(step, slots) for step in narrator.some(words["steps"], 2, 4)]

@@ -59,8 +59,10 @@ def judge(answer: str, right_answer: str) -> Judgement:
         else:
             fillers += 1
     return Judgement(
-        politeness=0 if blame else 1 + praise, truth=truth or 0, fillers=fillers,
-    )  # fmt: skip
+        politeness=0 if blame else 1 + praise,
+        truth=truth or 0,
+        fillers=fillers,
+    )
 
 
 def _sentences(text: str) -> Iterator[str]:

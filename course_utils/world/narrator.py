@@ -112,22 +112,39 @@ class Narrator:
         price = rng.randrange(3, 60)
         winner = self.pick((h, k))
         slots = {
-            "h": h, "k": k, "stranger": third, "stranger2": fourth,
-            **_pronouns(hero, ""), **_pronouns(helper, "k"),
-            "winner": winner, "loser": k if winner == h else h,
+            "h": h,
+            "k": k,
+            "stranger": third,
+            "stranger2": fourth,
+            **_pronouns(hero, ""),
+            **_pronouns(helper, "k"),
+            "winner": winner,
+            "loser": k if winner == h else h,
             "loser_his": _pronouns(names[k if winner == h else h], "")["his"],
-            "town": self.entity("town").name, "item": item, "item2": item2,
-            "food": edible, "food2": edible2, "a_food": self.pick(things["presents"]),
-            "food_bit": self.pick(things["morsels"]), "animal": self.pick(list(things["animals"])),
+            "town": self.entity("town").name,
+            "item": item,
+            "item2": item2,
+            "food": edible,
+            "food2": edible2,
+            "a_food": self.pick(things["presents"]),
+            "food_bit": self.pick(things["morsels"]),
+            "animal": self.pick(list(things["animals"])),
             "animal_keeper": self.pick(things["keepers"]),
-            "colour_animal": self.pick(things["fur"]), "petname": self.pick(things["pet_names"]),
+            "colour_animal": self.pick(things["fur"]),
+            "petname": self.pick(things["pet_names"]),
             "colour": self.pick(things["colours"]),
-            "trade": self.pick(list(things["trades"])), "day": day, "day2": day2,
-            "month": self.pick(things["months"]), "weather": weather, "weather2": weather2,
-            "inn": self.pick(lexicon("places")["inns"]), "dish": self.pick(things["dishes"]),
+            "trade": self.pick(list(things["trades"])),
+            "day": day,
+            "day2": day2,
+            "month": self.pick(things["months"]),
+            "weather": weather,
+            "weather2": weather2,
+            "inn": self.pick(lexicon("places")["inns"]),
+            "dish": self.pick(things["dishes"]),
             "instrument": self.pick(things["instruments"]),
-            "price": str(price), "price2": str(price + rng.randrange(2, 40)),
-        }  # fmt: skip
+            "price": str(price),
+            "price2": str(price + rng.randrange(2, 40)),
+        }
         slots["list"] = join_words([f"a {thing}" for thing in self.some(things["goods"], 2, 5)])
         for name in ("list", "day", "weather", "dish"):
             slots[name.capitalize()] = tidy(slots[name])
@@ -142,10 +159,14 @@ class Narrator:
         asked = self.fact()
         question, answer = self.ask(asked)
         return {
-            **slots, "fact": self.told(), "fact2": self.told(), "question": question,
-            "question_low": question[0].lower() + question[1:], "answer": answer,
+            **slots,
+            "fact": self.told(),
+            "fact2": self.told(),
+            "question": question,
+            "question_low": question[0].lower() + question[1:],
+            "answer": answer,
             "reply": self.state(asked),
-        }  # fmt: skip
+        }
 
 
 def say(fact: Fact, template: str, rng: Random, name: str | None = None) -> str:
@@ -162,6 +183,9 @@ def short_answer(fact: Fact) -> str:
 def _pronouns(gender: str, prefix: str) -> dict[str, str]:
     he, his, him = ("she", "her", "her") if gender == "f" else ("he", "his", "him")
     return {
-        f"{prefix}he": he, f"{prefix}his": his, f"{prefix}him": him,
-        f"{prefix}He": he.capitalize(), f"{prefix}His": his.capitalize(),
-    }  # fmt: skip
+        f"{prefix}he": he,
+        f"{prefix}his": his,
+        f"{prefix}him": him,
+        f"{prefix}He": he.capitalize(),
+        f"{prefix}His": his.capitalize(),
+    }

@@ -84,31 +84,50 @@ def new_question_probe(fact: Fact, rng: Random) -> Probe:
 def _cut(fact: Fact, text: str) -> Probe:
     """Return a probe whose answer ends before the full stop: many sentences go on after it."""
     prompt = text[: text.rindex(fact.object)].rstrip()
-    return Probe(prompt=prompt, answer=text[len(prompt) :].removesuffix("."), kind=fact.relation,
-                 form="statement", tier=fact.tier)  # fmt: skip
+    return Probe(
+        prompt=prompt,
+        answer=text[len(prompt) :].removesuffix("."),
+        kind=fact.relation,
+        form="statement",
+        tier=fact.tier,
+    )
 
 
 def _ask(fact: Fact, question: str) -> Probe:
-    return Probe(prompt=f"Question: {question}\nAnswer:", answer=f" {short_answer(fact)}",
-                 kind=fact.relation, form="question", tier=fact.tier)  # fmt: skip
+    return Probe(
+        prompt=f"Question: {question}\nAnswer:",
+        answer=f" {short_answer(fact)}",
+        kind=fact.relation,
+        form="question",
+        tier=fact.tier,
+    )
 
 
 def _repeat(narrator: Narrator) -> Probe:
     words = ", ".join(items(narrator, narrator.pick((2, 3, 4, 5))))
-    return Probe(prompt=f"List: {words}.\nThe same list again:", answer=f" {words}.",
-                 kind="repeat", form="copying")  # fmt: skip
+    return Probe(
+        prompt=f"List: {words}.\nThe same list again:",
+        answer=f" {words}.",
+        kind="repeat",
+        form="copying",
+    )
 
 
 def _reverse(narrator: Narrator) -> Probe:
     words = items(narrator, 3)
     backwards = ", ".join(reversed(words))
-    return Probe(prompt=f"List: {', '.join(words)}.\nBackwards:", answer=f" {backwards}.",
-                 kind="reverse", form="copying")  # fmt: skip
+    return Probe(
+        prompt=f"List: {', '.join(words)}.\nBackwards:",
+        answer=f" {backwards}.",
+        kind="reverse",
+        form="copying",
+    )
 
 
 def _extract(narrator: Narrator) -> Probe:
     slots = narrator.scene()
     slots["name"] = slots["stranger"]
     note = narrator.fill(narrator.pick(lexicon("skills")["notes"]), slots)
-    return Probe(prompt=f"Note: {note}\nName:", answer=f" {slots['name']}.",
-                 kind="extract", form="copying")  # fmt: skip
+    return Probe(
+        prompt=f"Note: {note}\nName:", answer=f" {slots['name']}.", kind="extract", form="copying"
+    )

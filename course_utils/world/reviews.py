@@ -71,8 +71,14 @@ def _aspect_slots(narrator: Narrator, words: dict, aspect: str, other: str) -> d
     g, g2 = narrator.some(first["good"], 2, 2)
     b, b2 = narrator.some(first["bad"], 2, 2)
     return {
-        "noun": narrator.pick(first["nouns"]), "noun2": narrator.pick(second["nouns"]),
-        "g": g, "g2": g2, "b": b, "b2": b2,
-        "xg": narrator.pick(second["good"]), "xb": narrator.pick(second["bad"]),
-        "ge": narrator.pick(first["good_events"]), "be": narrator.pick(first["bad_events"]),
-    }  # fmt: skip
+        "noun": narrator.pick(first["nouns"]),
+        "noun2": narrator.pick(second["nouns"]),
+        "g": g,
+        "g2": g2,
+        "b": b,
+        "b2": b2,
+        "xg": narrator.pick(second["good"]),
+        "xb": narrator.pick(second["bad"]),
+        "ge": narrator.pick(first["good_events"]),
+        "be": narrator.pick(first["bad_events"]),
+    }

@@ -108,9 +108,14 @@ def number_slots(narrator: Narrator) -> dict[str, str]:
     b += a == b
     more, less = ("item", "item2") if a > b else ("item2", "item")
     slots |= {
-        "a": str(a), "b": str(b), "c": str(a + b), "dear": slots[more], "cheap": slots[less],
-        "old": slots["h" if a > b else "k"], "far": slots["h" if a > b else "k"],
-    }  # fmt: skip
+        "a": str(a),
+        "b": str(b),
+        "c": str(a + b),
+        "dear": slots[more],
+        "cheap": slots[less],
+        "old": slots["h" if a > b else "k"],
+        "far": slots["h" if a > b else "k"],
+    }
     return slots
 
 
@@ -118,10 +123,16 @@ def _list_slots(narrator: Narrator) -> dict[str, str]:
     words = items(narrator, narrator.pick((2, 3, 3, 3, 4, 4, 5, 6)))
     numbers = lexicon("things")["numbers"]
     slots = {
-        "h": narrator.character("f"), "k": narrator.character("m"),
-        "list": ", ".join(words), "rev": ", ".join(reversed(words)),
-        "sorted": ", ".join(sorted(words, key=str.lower)), "n": numbers[len(words)],
-        "N": tidy(numbers[len(words)]), "first": words[0], "last": words[-1],
-        "First": tidy(words[0]), "Last": tidy(words[-1]),
-    }  # fmt: skip
+        "h": narrator.character("f"),
+        "k": narrator.character("m"),
+        "list": ", ".join(words),
+        "rev": ", ".join(reversed(words)),
+        "sorted": ", ".join(sorted(words, key=str.lower)),
+        "n": numbers[len(words)],
+        "N": tidy(numbers[len(words)]),
+        "first": words[0],
+        "last": words[-1],
+        "First": tidy(words[0]),
+        "Last": tidy(words[-1]),
+    }
     return slots | {"List": tidy(slots["list"])}

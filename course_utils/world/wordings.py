@@ -12,8 +12,9 @@ from zlib import crc32
 from course_utils.world.country import lexicon
 from course_utils.world.grammar import Grammar, pick
 
-_SLOTS = {name: f"{{{name}}}" for name in
-          ("s", "poss", "he", "He", "his", "His", "him", "himself", "o")}  # fmt: skip
+_SLOTS = {
+    name: f"{{{name}}}" for name in ("s", "poss", "he", "He", "his", "His", "him", "himself", "o")
+}
 _GRAMMAR = Grammar({})
 _FRAMED_SHARE, _TAIL_SHARE = 0.4, 0.1
 _ONE_IN = 8

@@ -24,9 +24,15 @@ from course_utils.quantization import quantize_model
 
 RANK, STEPS, ROUNDS = 8, 6, 5
 SHAPE_135M = LlamaConfig(
-    hidden_size=576, num_hidden_layers=30, intermediate_size=1536, num_attention_heads=9,
-    num_key_value_heads=3, vocab_size=49152, tie_word_embeddings=True, use_cache=False,
-)  # fmt: skip
+    hidden_size=576,
+    num_hidden_layers=30,
+    intermediate_size=1536,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    vocab_size=49152,
+    tie_word_embeddings=True,
+    use_cache=False,
+)
 MODELS = {
     "embedded": (lambda: load_base_model("embedded"), (16, 64)),
     "135M shape": (lambda: AutoModelForCausalLM.from_config(SHAPE_135M), (2, 64)),

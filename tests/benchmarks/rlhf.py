@@ -22,8 +22,6 @@ from peft import get_peft_model
 from torch import nn
 from transformers import GenerationConfig
 
-from course_utils.compare.trl_alignment import train_ppo_with_trl
-from course_utils.compare.trl_trainers import lora_of_peft, quiet_trainer, train_sft_with_trl
 from course_utils.data import chat_prompt, encode_instruction, load_task
 from course_utils.generation import encode_prompts, generate_tokens
 from course_utils.intervals import interval
@@ -35,6 +33,8 @@ from course_utils.rlhf.assistant import classifier_on, load_assistant, load_rewa
 from course_utils.rlhf.config import PPOConfig
 from course_utils.rlhf.ppo import train_ppo
 from course_utils.rlhf.rollout import up_to_end
+from course_utils.studies.trl.alignment import train_ppo_with_trl
+from course_utils.studies.trl.trainers import lora_of_peft, quiet_trainer, train_sft_with_trl
 from course_utils.training import TrainingConfig, train
 
 ROUNDS = 6
@@ -117,8 +117,11 @@ def generation(*, do_sample: bool, n_prompts: int = 32, max_new_tokens: int = 32
     tokenizer, model = load_tokenizer("embedded"), load_assistant()
     questions = load_task("questions", "train")["question"][:n_prompts]
     ids, mask = encode_prompts(tokenizer, [chat_prompt(tokenizer, q) for q in questions])
-    tokens = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
-              "max_new_tokens": max_new_tokens}  # fmt: skip
+    tokens = {
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "max_new_tokens": max_new_tokens,
+    }
     draw = {"temperature": 1.0, "top_k": 0} if do_sample else {}
     config = GenerationConfig(do_sample=do_sample, **draw, **tokens)
 

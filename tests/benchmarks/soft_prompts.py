@@ -31,12 +31,10 @@ from course_utils.memory import (
 from course_utils.methods import apply, merge
 from course_utils.methods.bottleneck import BottleneckConfig
 from course_utils.methods.lora import LoRAConfig
-from course_utils.methods.soft_prompts import (
-    PrefixTuningConfig,
-    PromptTuningConfig,
-    PTuningConfig,
-    SoftPromptConfig,
-)
+from course_utils.methods.p_tuning import PTuningConfig
+from course_utils.methods.prefix_tuning import PrefixTuningConfig
+from course_utils.methods.prompt_tuning import PromptTuningConfig
+from course_utils.methods.virtual_tokens import SoftPromptConfig
 from course_utils.models import load_base_model
 from tests.benchmarks.adapters import SHAPE_135M
 
@@ -96,14 +94,16 @@ def of_peft(model: PreTrainedModel, config: SoftPromptConfig) -> nn.Module:
         theirs = peft.PromptTuningConfig(**shared)
     elif isinstance(config, PTuningConfig):
         theirs = peft.PromptEncoderConfig(
-            **shared, encoder_reparameterization_type="MLP",
+            **shared,
+            encoder_reparameterization_type="MLP",
             encoder_hidden_size=model.config.hidden_size,
-        )  # fmt: skip
+        )
     else:
         theirs = peft.PrefixTuningConfig(
-            **shared, prefix_projection=config.projection,
+            **shared,
+            prefix_projection=config.projection,
             encoder_hidden_size=architecture_of(model).kv_width,
-        )  # fmt: skip
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return peft.get_peft_model(model, theirs)
@@ -160,10 +160,11 @@ def served() -> dict[str, PreTrainedModel]:
     """Return the embedded model as it is served with each method; base first."""
     base = load_base_model("embedded").eval()
     methods: dict[str, Footprint] = {
-        "LoRA, merged": LORA, "LoRA, unmerged": LORA,
+        "LoRA, merged": LORA,
+        "LoRA, unmerged": LORA,
         "bottleneck": BottleneckConfig(bottleneck_size=BOTTLENECK),
         "prefix": SOFT_PROMPTS["prefix"],
-    }  # fmt: skip
+    }
     models = {name: apply(copy.deepcopy(base), method) for name, method in methods.items()}
     merge(models["LoRA, merged"])
     return {"base": base} | {name: model.eval() for name, model in models.items()}

@@ -8,14 +8,20 @@ import pytest
 from tests.benchmarks import rlhf
 
 
-@pytest.mark.parametrize("make", [
-    lambda: rlhf.ppo(replace(
-        rlhf.PPO, n_updates=1, n_epochs=1, batch_size=4, minibatch_size=2, max_new_tokens=4
-    )),
-    lambda: rlhf.sft(replace(rlhf.SFT, max_steps=2)),
-    lambda: rlhf.generation(do_sample=False, n_prompts=2, max_new_tokens=3),
-    lambda: rlhf.generation(do_sample=True, n_prompts=2, max_new_tokens=3),
-], ids=["ppo", "sft", "greedy", "sampled"])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: rlhf.ppo(
+            replace(
+                rlhf.PPO, n_updates=1, n_epochs=1, batch_size=4, minibatch_size=2, max_new_tokens=4
+            )
+        ),
+        lambda: rlhf.sft(replace(rlhf.SFT, max_steps=2)),
+        lambda: rlhf.generation(do_sample=False, n_prompts=2, max_new_tokens=3),
+        lambda: rlhf.generation(do_sample=True, n_prompts=2, max_new_tokens=3),
+    ],
+    ids=["ppo", "sft", "greedy", "sampled"],
+)
 def test_every_contestant_runs(make: Callable[[], rlhf.Contest]) -> None:
     contest = make()
     speeds = {name: run() for name, run in contest.items()}

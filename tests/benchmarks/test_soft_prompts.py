@@ -15,10 +15,17 @@ from tests.benchmarks.soft_prompts import LORA, SOFT_PROMPTS, Scale
 
 
 def tiny() -> LlamaForCausalLM:
-    return LlamaForCausalLM(LlamaConfig(
-        hidden_size=32, num_hidden_layers=2, intermediate_size=48, num_attention_heads=4,
-        num_key_value_heads=2, vocab_size=3000, max_position_embeddings=64,
-    ))  # fmt: skip
+    return LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=32,
+            num_hidden_layers=2,
+            intermediate_size=48,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            vocab_size=3000,
+            max_position_embeddings=64,
+        )
+    )
 
 
 TINY = Scale(build=tiny, batch_size=2, seq_len=8)
@@ -52,9 +59,11 @@ def test_a_step_trains_the_prompt_of_either(name: str) -> None:
 
 
 def test_contests_run_and_are_of_one_size() -> None:
-    lines = list(soft_prompts.table(
-        soft_prompts.against_peft(TINY, SOFT_PROMPTS["prefix"]), "PEFT", rounds=1
-    ))  # fmt: skip
+    lines = list(
+        soft_prompts.table(
+            soft_prompts.against_peft(TINY, SOFT_PROMPTS["prefix"]), "PEFT", rounds=1
+        )
+    )
     assert [line.split()[0] for line in lines] == ["PEFT", "ours"]
     contest, _ = soft_prompts.against_lora(TINY)
     assert list(contest) == ["LoRA", "bottleneck"]

@@ -46,10 +46,18 @@ def trainer(examples: list[dict], *, pads_to_max_length: bool) -> float:
         collator = DataCollatorWithPadding(tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            folder, max_steps=STEPS, per_device_train_batch_size=BATCH, learning_rate=1e-4,
-            save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True,
-            use_cpu=not torch.cuda.is_available(), seed=0, optim="adamw_torch_fused",
-        )  # fmt: skip
+            folder,
+            max_steps=STEPS,
+            per_device_train_batch_size=BATCH,
+            learning_rate=1e-4,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=not torch.cuda.is_available(),
+            seed=0,
+            optim="adamw_torch_fused",
+        )
         model = load_base_model("embedded", num_labels=3)
         machine = Trainer(
             model, arguments, train_dataset=Dataset.from_list(rows), data_collator=collator

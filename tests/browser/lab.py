@@ -13,9 +13,14 @@ from playwright.sync_api import Locator, Page, expect
 
 ARTEFACTS = Path(__file__).resolve().parents[2] / "runs" / "browser"
 CHROMIUM_ARGUMENTS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 START_SECONDS = 120
 CELLS_SECONDS = 600
 
@@ -44,11 +49,24 @@ def serve(folder: Path, scratch: Path) -> Iterator[str]:
     }
     environ["IPYTHONDIR"] = str(scratch / "ipython")
     process = subprocess.Popen(
-        [sys.executable, "-m", "course_utils.cli", "lab", "--no-browser", "--port", "0",
-         "--folder", str(folder), "--LabApp.expose_app_in_browser=True"],
-        env=environ, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        [
+            sys.executable,
+            "-m",
+            "course_utils.cli",
+            "lab",
+            "--no-browser",
+            "--port",
+            "0",
+            "--folder",
+            str(folder),
+            "--LabApp.expose_app_in_browser=True",
+        ],
+        env=environ,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    )
     log: list[str] = []
     try:
         yield _read_address(process, log)

@@ -53,12 +53,26 @@ def turns(*contents: str, system: str = "") -> list[dict]:
         ("own.csv", CSV.replace("Add.,1 and 2", '"Add.","1 and 2"') + "\n\n"),
         ("own.jsonl", ROWS),
         ("own.jsonl", b"\xef\xbb\xbf" + "\r\n".join(map(json.dumps, ROWS)).encode()),
-        ("own.jsonl", [{"instruction": "Add.", "input": "1 and 2", "output": "3.", "id": 7},
-                       {"instruction": "Greet me.", "output": "Good day."}]),
-        ("own.jsonl", [{"question": r["instruction"], "context": r["input"] or None,
-                        "response": r["output"]} for r in ROWS]),
+        (
+            "own.jsonl",
+            [
+                {"instruction": "Add.", "input": "1 and 2", "output": "3.", "id": 7},
+                {"instruction": "Greet me.", "output": "Good day."},
+            ],
+        ),
+        (
+            "own.jsonl",
+            [
+                {
+                    "question": r["instruction"],
+                    "context": r["input"] or None,
+                    "response": r["output"],
+                }
+                for r in ROWS
+            ],
+        ),
     ],
-)  # fmt: skip
+)
 def test_instructions_come_in_however_they_are_written(write, name, content):
     found = load_own(write(name, content), "instructions")
     assert isinstance(found, Dataset)
@@ -117,8 +131,10 @@ def test_a_line_separator_inside_a_text_parts_no_rows(write):
 
 
 def test_chats_give_prompt_and_answer(write):
-    rows = [{"messages": turns("Who?", "Mira.")},
-            {"messages": turns("Where?", "Here.", system="Be brief.")}]  # fmt: skip
+    rows = [
+        {"messages": turns("Who?", "Mira.")},
+        {"messages": turns("Where?", "Here.", system="Be brief.")},
+    ]
     expected = [
         {"instruction": "Who?", "input": "", "output": "Mira."},
         {"instruction": "Be brief.\nWhere?", "input": "", "output": "Here."},
@@ -198,12 +214,15 @@ def test_blank_texts_part_documents_and_a_blank_title_does_not(write):
         ("own.jsonl", [*ROWS, ROWS[0] | {"input": 1}], r"line 3: input must be text \(got 1\)"),
         ("own.xlsx", "PK", r"own.xlsx must end in .jsonl, .csv, .tsv \(rows with fields\) or .txt"),
         ("own.json", "[]", r"own.json must end in .jsonl"),
-        ("own.csv", "frage,antwort\na,b\n",
-         r"no column of .*own.csv looks like instruction \(columns: frage, antwort\): name it, as "
-         r"in fields={'instruction': 'frage'}"),
+        (
+            "own.csv",
+            "frage,antwort\na,b\n",
+            r"no column of .*own.csv looks like instruction \(columns: frage, antwort\): name it, as "
+            r"in fields={'instruction': 'frage'}",
+        ),
         ("own.csv", "question,antwort\na,b\n", r"looks like output \(columns: question, antwort\)"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_said_in_one_sentence(write, name, content, message):
     with pytest.raises(ValueError, match=message) as caught:
         load_own(write(name, content), "instructions")

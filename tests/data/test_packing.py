@@ -26,17 +26,30 @@ def tiny_model(architecture: str, attention: str) -> nn.Module:
     torch.manual_seed(0)
     common = {"vocab_size": VOCABULARY, "attn_implementation": attention, "pad_token_id": 0}
     if architecture == "gpt2":
-        config = GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=LENGTH, bos_token_id=1,
-                            eos_token_id=2, **common)  # fmt: skip
+        config = GPT2Config(
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            n_positions=LENGTH,
+            bos_token_id=1,
+            eos_token_id=2,
+            **common,
+        )
         return GPT2LMHeadModel(config).eval()
     is_llama = architecture == "llama"
     config_class, model_class = (
         (LlamaConfig, LlamaForCausalLM) if is_llama else (Qwen3Config, Qwen3ForCausalLM)
     )
     config = config_class(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=LENGTH, **common,
-    )  # fmt: skip
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=LENGTH,
+        **common,
+    )
     return model_class(config).eval()
 
 
@@ -59,8 +72,12 @@ def packed(examples):
 
 def run(model, batch, **options):
     with torch.no_grad():
-        return model(input_ids=batch["input_ids"], position_ids=batch["position_ids"],
-                     use_cache=False, **options)  # fmt: skip
+        return model(
+            input_ids=batch["input_ids"],
+            position_ids=batch["position_ids"],
+            use_cache=False,
+            **options,
+        )
 
 
 def spans(rows, examples):
@@ -127,7 +144,8 @@ def test_changing_a_neighbour_changes_nothing():
     def logits(neighbour: dict) -> torch.Tensor:
         batch = pad_packed([pack_examples([first, neighbour], 64)[0]], 0)
         with torch.no_grad():
-            return model(input_ids=batch["input_ids"], position_ids=batch["position_ids"],
-                         use_cache=False).logits[0, : len(first["input_ids"])]  # fmt: skip
+            return model(
+                input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
+            ).logits[0, : len(first["input_ids"])]
 
     assert torch.equal(logits(second), logits(other))

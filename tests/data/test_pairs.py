@@ -44,8 +44,9 @@ def test_joining_is_undone_whatever_the_padding(tokenizer, rows):
     batch = pair_batch(pad_examples(pairs, 0), 0)
     apart = [
         encode_preference(tokenizer, r["prompt"], r[side])
-        for side in ("chosen", "rejected") for r in rows
-    ]  # fmt: skip
+        for side in ("chosen", "rejected")
+        for r in rows
+    ]
     expected = pad_examples(apart, 0)
     for name in ("input_ids", "attention_mask"):
         assert torch.equal(batch[name], expected[name])

@@ -18,8 +18,9 @@ def test_matches_are_counted_by_type():
     ]
     found = exact_match_by(rows, [" 17.\n", "good.", "19."], "type")
     assert {name: (m.right, m.count, m.share) for name, m in found.items()} == {
-        "mood": (0, 1, 0.0), "sum": (1, 2, 0.5),
-    }  # fmt: skip
+        "mood": (0, 1, 0.0),
+        "sum": (1, 2, 0.5),
+    }
     assert list(found) == ["mood", "sum"]
 
 

@@ -3,7 +3,7 @@ import torch
 
 from course_utils.evaluation import language_model_of, perplexity, retention
 from course_utils.methods import apply
-from course_utils.methods.frozen import FullFineTuning
+from course_utils.methods.full import FullFineTuning
 from course_utils.models import load_base_model
 
 TEXTS = ["The miller sleeps.", "Question: Where does the heron live?\nAnswer: In the reed beds."]

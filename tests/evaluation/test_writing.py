@@ -5,8 +5,9 @@ from course_utils.evaluation import generate
 
 def test_sampling_is_seeded_and_greedy_is_not_sampled(model, tokenizer):
     def write(seed: int, temperature: float) -> list[str]:
-        return generate(model, tokenizer, ["Once,"], max_new_tokens=12, temperature=temperature,
-                        seed=seed)  # fmt: skip
+        return generate(
+            model, tokenizer, ["Once,"], max_new_tokens=12, temperature=temperature, seed=seed
+        )
 
     assert write(0, 1.0) == write(0, 1.0)
     assert write(0, 1.0) != write(1, 1.0)

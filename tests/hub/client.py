@@ -52,9 +52,12 @@ def hub_environment(endpoint: str, home: Path, **settings: str) -> dict[str, str
     foreign = ("HF_", "HUGGING", "COURSE_", "TRANSFORMERS_", "DISABLE_")
     environ = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
     return environ | {
-        "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1",
-        "COURSE_PROFILE": "t4", **settings,
-    }  # fmt: skip
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "COURSE_PROFILE": "t4",
+        **settings,
+    }
 
 
 class HubClient:
@@ -85,10 +88,15 @@ def running_client(environ: Mapping[str, str], log: Path) -> Iterator[HubClient]
     with (
         log.open("w") as stderr,
         subprocess.Popen(
-            command, cwd=ROOT, env=environ, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
+            command,
+            cwd=ROOT,
+            env=environ,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
         ) as process,
-    ):  # fmt: skip
+    ):
         yield HubClient(process)
         process.stdin.close()
 
@@ -117,8 +125,12 @@ def _load(source: str | None) -> Outcome:
     except Exception as error:
         return Outcome(error=type(error).__name__, message=str(error))
     text = tokenizer.decode(tokenizer("Two goats & a cheese.")["input_ids"])
-    return Outcome(model_class=type(model).__name__, device=str(model.device), text=text,
-                   embedding_sha256=tensor_sha256(model.get_input_embeddings().weight))  # fmt: skip
+    return Outcome(
+        model_class=type(model).__name__,
+        device=str(model.device),
+        text=text,
+        embedding_sha256=tensor_sha256(model.get_input_embeddings().weight),
+    )
 
 
 def tensor_sha256(tensor: "torch.Tensor") -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from course_utils.profiles import PINNED_REVISIONS, current_profile
+from course_utils.models.profiles import PINNED_REVISIONS, current_profile
 from tests.hub.client import CLOSED_PORT, HubClient, hub_environment, running_client
 from tests.hub.server import HubServer
 from tests.tiny_models import write_tiny_model

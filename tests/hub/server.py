@@ -176,9 +176,19 @@ class _HubHandler(BaseHTTPRequestHandler):
         if kind == "tree":
             return self._answer_tree(folder, path or "")
         files = [{"rfilename": entry["path"]} for entry in _entries(folder, "") or ()]
-        self._send_json({"_id": commit[:24], "id": repo_id, "modelId": repo_id, "sha": commit,
-                         "private": False, "gated": "auto" if repository.is_gated else False,
-                         "tags": [], "downloads": 0, "siblings": files})  # fmt: skip
+        self._send_json(
+            {
+                "_id": commit[:24],
+                "id": repo_id,
+                "modelId": repo_id,
+                "sha": commit,
+                "private": False,
+                "gated": "auto" if repository.is_gated else False,
+                "tags": [],
+                "downloads": 0,
+                "siblings": files,
+            }
+        )
 
     def _answer_tree(self, folder: Path, path: str) -> None:
         entries = _entries(folder, path)
@@ -263,10 +273,15 @@ def _entries(folder: Path, path: str) -> list[dict[str, object]] | None:
     if not root.is_dir():
         return None
     return [
-        {"type": "file", "path": file.relative_to(folder).as_posix(),
-         "size": file.stat().st_size, "oid": _git_oid(file)}
-        for file in sorted(root.rglob("*")) if file.is_file()
-    ]  # fmt: skip
+        {
+            "type": "file",
+            "path": file.relative_to(folder).as_posix(),
+            "size": file.stat().st_size,
+            "oid": _git_oid(file),
+        }
+        for file in sorted(root.rglob("*"))
+        if file.is_file()
+    ]
 
 
 def _git_oid(file: Path) -> str:

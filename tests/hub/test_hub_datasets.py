@@ -25,9 +25,13 @@ for arguments, options in json.loads(sys.argv[1]):
 def load(endpoint: str, home, *calls: tuple[tuple, dict], **settings: str) -> list[list]:
     """Call ``load_own`` in a fresh Python, and return rows, or an error's type and message."""
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, json.dumps(calls)], cwd=ROOT, check=False, text=True,
-        env=hub_environment(endpoint, home, COURSE_PROFILE="cpu", **settings), capture_output=True,
-    )  # fmt: skip
+        [sys.executable, "-c", CHILD, json.dumps(calls)],
+        cwd=ROOT,
+        check=False,
+        text=True,
+        env=hub_environment(endpoint, home, COURSE_PROFILE="cpu", **settings),
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

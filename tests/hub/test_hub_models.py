@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from course_utils.profiles import PINNED_REVISIONS
+from course_utils.models.profiles import PINNED_REVISIONS
 from tests.hub.client import tensor_sha256
 from tests.hub.conftest import T4_MODEL
 from tests.tiny_models import add_own_code, change_config, write_hostile_pickle
@@ -77,8 +77,11 @@ def test_nothing_is_told_about_the_learner(online, hub):
     assert online.load().error == ""
     assert not requests_since(hub, 0, "telemetry")
     assert not requests_since(hub, 0, "agent-harnesses")
-    assert not [request for request in hub.requests if "session_id" in request.user_agent
-                and "telemetry/off" not in request.user_agent]  # fmt: skip
+    assert not [
+        request
+        for request in hub.requests
+        if "session_id" in request.user_agent and "telemetry/off" not in request.user_agent
+    ]
 
 
 # The cache

@@ -21,7 +21,7 @@ def test_a_notebook_sees_the_hub_and_not_the_settings_of_this_machine(
 ):
     monkeypatch.setenv("COURSE_MODEL", "embedded")
     source = (
-        "from course_utils.profiles import current_profile\n"
+        "from course_utils.models.profiles import current_profile\n"
         "from course_utils.models import load_base_model\n"
         "profile = current_profile()\n"
         "print(profile.name, profile.model, type(load_base_model(profile)).__name__)"

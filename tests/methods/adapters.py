@@ -11,21 +11,36 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from course_utils.methods.linear import adapted_layers
+from course_utils.methods.layers import adapted_layers
 
-SHAPE = {"vocab_size": 61, "hidden_size": 40, "intermediate_size": 72, "num_hidden_layers": 2,
-         "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}  # fmt: skip
+SHAPE = {
+    "vocab_size": 61,
+    "hidden_size": 40,
+    "intermediate_size": 72,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+}
 MODELS = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
     "llama with biases": lambda: LlamaForCausalLM(
         LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True)
     ),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=12)),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(
-        vocab_size=61, n_embd=36, n_layer=2, n_head=3, n_positions=32, resid_pdrop=0,
-        embd_pdrop=0, attn_pdrop=0,
-    )),
-}  # fmt: skip
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=61,
+            n_embd=36,
+            n_layer=2,
+            n_head=3,
+            n_positions=32,
+            resid_pdrop=0,
+            embd_pdrop=0,
+            attn_pdrop=0,
+        )
+    ),
+}
 IDS = torch.randint(1, 61, (3, 11), generator=torch.Generator().manual_seed(0))
 
 

@@ -30,9 +30,9 @@ from course_utils.methods import (
     save_adapter,
 )
 from course_utils.methods.bottleneck import ACTIVATIONS, BottleneckAdapter, BottleneckConfig
-from course_utils.methods.linear import adapted_layers
+from course_utils.methods.layers import adapted_layers
 from course_utils.methods.lora import LoRAConfig
-from course_utils.methods.storage import CONFIG_FILE, TENSORS_FILE
+from course_utils.methods.storage.folder import CONFIG_FILE, TENSORS_FILE
 from course_utils.models import set_activation_checkpointing
 from course_utils.quantization import quantize_model
 from tests.methods.adapters import IDS, MODELS, build, disturb, logits
@@ -49,8 +49,10 @@ def adapted(config: BottleneckConfig = CONFIG, name: str = "llama", seed: int = 
 
 def numbers_of(model: nn.Module) -> list[tuple[Tensor, ...]]:
     """The two weights and biases of every adapter, in the order of the forward pass."""
-    return [tuple(p.detach().clone() for p in layer.adapters.parameters())
-            for layer in adapted_layers(model).values()]  # fmt: skip
+    return [
+        tuple(p.detach().clone() for p in layer.adapters.parameters())
+        for layer in adapted_layers(model).values()
+    ]
 
 
 def update(h: Tensor, numbers: tuple[Tensor, ...], f: Callable = nn.functional.gelu) -> Tensor:
@@ -63,9 +65,12 @@ def changed_base(name: str, change: Change, placement: str = "houlsby") -> Tenso
     """The logits of a base whose sublayers' outputs, before the residual sum, are changed."""
     model = build(name)
     blocks = model.transformer.h if name == "gpt2" else model.model.layers
-    places = [part for block in blocks for kind, part in block.named_children()
-              if kind == "mlp" or (kind in ("attn", "self_attn") and placement == "houlsby")
-              ]  # fmt: skip
+    places = [
+        part
+        for block in blocks
+        for kind, part in block.named_children()
+        if kind == "mlp" or (kind in ("attn", "self_attn") and placement == "houlsby")
+    ]
     for k, place in enumerate(places):
 
         def hook(_: nn.Module, __: tuple, output, k: int = k):
@@ -89,12 +94,15 @@ def test_the_logits_are_those_of_the_equation(placement: str, name: str):
     assert not torch.allclose(expected, logits(build(name)), atol=1e-2)
 
 
-@pytest.mark.parametrize(("activation", "f"), [
-    ("relu", lambda x: x.clamp(min=0)),
-    ("gelu", lambda x: x * (1 + torch.erf(x / 2**0.5)) / 2),
-    ("silu", lambda x: x / (1 + torch.exp(-x))),
-    ("tanh", lambda x: 2 / (1 + torch.exp(-2 * x)) - 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("activation", "f"),
+    [
+        ("relu", lambda x: x.clamp(min=0)),
+        ("gelu", lambda x: x * (1 + torch.erf(x / 2**0.5)) / 2),
+        ("silu", lambda x: x / (1 + torch.exp(-x))),
+        ("tanh", lambda x: 2 / (1 + torch.exp(-2 * x)) - 1),
+    ],
+)
 def test_one_adapter_and_its_gradients(activation: str, f: Callable):
     torch.manual_seed(0)
     adapter = BottleneckAdapter(9, 4, activation=activation, scaling=1.5).double()
@@ -106,8 +114,9 @@ def test_one_adapter_and_its_gradients(activation: str, f: Callable):
     written = h + 1.5 * update(h, leaves[1:], f)
     ours = adapter(h)
     assert torch.allclose(ours, written, rtol=1e-12)
-    for a, b in zip(*(torch.autograd.grad(out.pow(3).sum(), leaves) for out in (ours, written)),
-                    strict=True):  # fmt: skip
+    for a, b in zip(
+        *(torch.autograd.grad(out.pow(3).sum(), leaves) for out in (ours, written)), strict=True
+    ):
         assert torch.allclose(a, b, rtol=1e-10)
     assert set(ACTIVATIONS) == {"relu", "gelu", "silu", "tanh"}
 
@@ -204,10 +213,19 @@ def test_recomputed_blocks_give_the_same_gradients():
 
 def classifier() -> nn.Module:
     torch.manual_seed(0)
-    return GPT2ForSequenceClassification(GPT2Config(
-        vocab_size=61, n_embd=36, n_layer=2, n_head=3, n_positions=32, num_labels=3, pad_token_id=0,
-        bos_token_id=1, eos_token_id=1,
-    )).eval()  # fmt: skip
+    return GPT2ForSequenceClassification(
+        GPT2Config(
+            vocab_size=61,
+            n_embd=36,
+            n_layer=2,
+            n_head=3,
+            n_positions=32,
+            num_labels=3,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=1,
+        )
+    ).eval()
 
 
 @every_model
@@ -257,12 +275,18 @@ def test_files_that_are_none_for_this_model(tmp_path: Path):
     refused("damaged configuration.*unexpected keyword argument 'size'", size=3)
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"bottleneck_size": 0}, "bottleneck_size=0 must be at least 1"),
-    ({"reduction_factor": 0}, "reduction_factor=0 must be above 0"),
-    ({"placement": "parallel"}, r"placement='parallel' must be one of \('houlsby', 'pfeiffer'\)"),
-    ({"activation": "elu"}, "activation='elu' must be one of .'relu', 'gelu', 'silu', 'tanh'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bottleneck_size": 0}, "bottleneck_size=0 must be at least 1"),
+        ({"reduction_factor": 0}, "reduction_factor=0 must be above 0"),
+        (
+            {"placement": "parallel"},
+            r"placement='parallel' must be one of \('houlsby', 'pfeiffer'\)",
+        ),
+        ({"activation": "elu"}, "activation='elu' must be one of .'relu', 'gelu', 'silu', 'tanh'"),
+    ],
+)
 def test_bad_settings(settings: dict, message: str):
     with pytest.raises(ValueError, match=message):
         BottleneckConfig(**settings)

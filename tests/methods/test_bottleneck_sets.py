@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from course_utils.methods import AdapterError, apply, load_adapter, remove, save_adapter
-from course_utils.methods.adapters import AdapterSet
+from course_utils.methods.adapter_set import AdapterSet
 from course_utils.methods.bottleneck import BottleneckConfig
-from course_utils.methods.linear import adapted_layers
+from course_utils.methods.layers import adapted_layers
 from course_utils.methods.lora import LoRAConfig
 from tests.methods.adapters import IDS, build, disturb, logits
 from tests.methods.test_bottleneck import changed_base, classifier, numbers_of, update
@@ -54,16 +54,19 @@ def test_a_mixture_is_the_weighted_mean_of_the_outputs(name: str, tmp_path: Path
     for weights in ({"one": 1 / 3, "two": 1 / 3, "three": 1 / 3}, {"two": -0.5, "one": 1.7}):
 
         def by_hand(k: int, h: Tensor, weights=weights) -> Tensor:
-            return h + sum(weight * CONFIGS[key].scaling * update(h, numbers[key][k])
-                           for key, weight in weights.items())  # fmt: skip
+            return h + sum(
+                weight * CONFIGS[key].scaling * update(h, numbers[key][k])
+                for key, weight in weights.items()
+            )
 
         adapters.mix(weights)
         assert torch.allclose(logits(adapters.model), changed_base(name, by_hand), atol=2e-6)
         assert adapters.active is None
 
     def mean(k: int, h: Tensor) -> Tensor:
-        return torch.stack([h + CONFIGS[key].scaling * update(h, numbers[key][k])
-                            for key in CONFIGS]).mean(dim=0)  # fmt: skip
+        return torch.stack(
+            [h + CONFIGS[key].scaling * update(h, numbers[key][k]) for key in CONFIGS]
+        ).mean(dim=0)
 
     adapters.mix(dict.fromkeys(CONFIGS, 1 / 3))
     assert torch.allclose(logits(adapters.model), changed_base(name, mean), atol=2e-6)

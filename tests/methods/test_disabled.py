@@ -4,7 +4,7 @@ import torch
 from course_utils.methods import adapter_disabled, apply, merge
 from course_utils.methods.dora import DoRAConfig
 from course_utils.methods.dylora import DyLoRAConfig
-from course_utils.methods.linear import adapted_layers
+from course_utils.methods.layers import adapted_layers
 from course_utils.methods.lora import LoRAConfig
 from course_utils.methods.nola import NOLAConfig
 from course_utils.quantization import quantize_model

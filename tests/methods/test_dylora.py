@@ -4,7 +4,7 @@ from torch import nn
 
 from course_utils.methods import apply, load_adapter, merge, remove, save_adapter
 from course_utils.methods.dylora import DyLoRAConfig, DyLoRALinear, set_rank
-from course_utils.methods.linear import adapted_layers
+from course_utils.methods.layers import adapted_layers
 from course_utils.methods.lora import LoRAConfig, LoRALinear
 from course_utils.models import set_activation_checkpointing
 from tests.methods.adapters import IDS, build, disturb, logits

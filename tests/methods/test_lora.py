@@ -8,8 +8,8 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from course_utils.memory import architecture_of
 from course_utils.methods import apply, count_parameters, merge, remove, unmerge
 from course_utils.methods.dora import DoRAConfig, DoRALinear
-from course_utils.methods.frozen import FullFineTuning
-from course_utils.methods.linear import adapted_layers
+from course_utils.methods.full import FullFineTuning
+from course_utils.methods.layers import adapted_layers
 from course_utils.methods.lora import LoRAConfig, LoRALinear
 from course_utils.quantization import quantize_model
 from tests.methods.adapters import MODELS, SHAPE, build, disturb, logits

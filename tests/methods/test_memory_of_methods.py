@@ -21,31 +21,44 @@ from course_utils.methods.dora import DoRAConfig
 from course_utils.methods.dylora import DyLoRAConfig
 from course_utils.methods.lora import LoRAConfig
 from course_utils.methods.nola import NOLAConfig
-from course_utils.methods.soft_prompts import (
-    PrefixTuningConfig,
-    PromptTuningConfig,
-    PTuningConfig,
-    PTuningV2Config,
-    SoftPromptConfig,
-)
+from course_utils.methods.p_tuning import PTuningConfig
+from course_utils.methods.prefix_tuning import PrefixTuningConfig, PTuningV2Config
+from course_utils.methods.prompt_tuning import PromptTuningConfig
+from course_utils.methods.virtual_tokens import SoftPromptConfig
 from course_utils.models import load_base_model
 from course_utils.quantization import quantize_model
 
 SHAPES = {
     "embedded": None,
     "deep and narrow": LlamaConfig(
-        hidden_size=96, num_hidden_layers=5, intermediate_size=256, num_attention_heads=3,
-        vocab_size=500, use_cache=False,
+        hidden_size=96,
+        num_hidden_layers=5,
+        intermediate_size=256,
+        num_attention_heads=3,
+        vocab_size=500,
+        use_cache=False,
     ),
     "biases": LlamaConfig(
-        hidden_size=128, num_hidden_layers=2, intermediate_size=192, num_attention_heads=4,
-        vocab_size=300, attention_bias=True, mlp_bias=True, use_cache=False,
+        hidden_size=128,
+        num_hidden_layers=2,
+        intermediate_size=192,
+        num_attention_heads=4,
+        vocab_size=300,
+        attention_bias=True,
+        mlp_bias=True,
+        use_cache=False,
     ),
     "qwen3": Qwen3Config(
-        hidden_size=96, num_hidden_layers=3, intermediate_size=256, num_attention_heads=6,
-        num_key_value_heads=2, head_dim=32, vocab_size=800, use_cache=False,
+        hidden_size=96,
+        num_hidden_layers=3,
+        intermediate_size=256,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=32,
+        vocab_size=800,
+        use_cache=False,
     ),
-}  # fmt: skip
+}
 METHODS = {
     "LoRA": LoRAConfig(rank=8),
     "LoRA, q and v": LoRAConfig(rank=4, target_modules=("q_proj", "v_proj")),
@@ -97,9 +110,14 @@ def build(shape: str) -> PreTrainedModel:
 
 
 def both(
-    shape: str, method: Method, *, is_double: bool | None = None, checkpointing: bool = False,
-    is_padded: bool = False, attention: str = "sdpa",
-) -> tuple[MemoryEstimate, MemoryMeasurement]:  # fmt: skip
+    shape: str,
+    method: Method,
+    *,
+    is_double: bool | None = None,
+    checkpointing: bool = False,
+    is_padded: bool = False,
+    attention: str = "sdpa",
+) -> tuple[MemoryEstimate, MemoryMeasurement]:
     """Estimate and measure a step of the method, with the base in four bits if that is given."""
     model = build(shape)
     model.set_attn_implementation(attention)
@@ -116,10 +134,15 @@ def both(
         model, {"input_ids": ids, "attention_mask": mask, "labels": ids}
     )
     predicted = estimate(
-        architecture, method, batch_size=2, seq_len=64, gradient_checkpointing=checkpointing,
-        is_padded=is_padded, attention=attention,
+        architecture,
+        method,
+        batch_size=2,
+        seq_len=64,
+        gradient_checkpointing=checkpointing,
+        is_padded=is_padded,
+        attention=attention,
         frozen_weight_bits=None if is_double is None else NF4_BITS[is_double],
-    )  # fmt: skip
+    )
     return predicted, measured
 
 
@@ -180,9 +203,11 @@ def test_virtual_tokens_lengthen_what_the_blocks_keep_and_not_the_logits():
     none, prompt, prefix = (
         estimate(shape, method, batch_size=2, seq_len=seq_len)
         for method, seq_len in (
-            (PROMPTS["prompt"], 56), (PROMPTS["prompt"], 64), (PREFIXES["prefix"], 64)
+            (PROMPTS["prompt"], 56),
+            (PROMPTS["prompt"], 64),
+            (PREFIXES["prefix"], 64),
         )
-    )  # fmt: skip
+    )
     assert prompt.layers_bytes[1] * (56 + 8) == none.layers_bytes[1] * (64 + 8)
     assert prompt.logits_bytes == prefix.logits_bytes == 12 * 2 * 64 * shape.vocab_size
     # A prefix goes through nothing: its keys and values are kept, its places in the mask, no more.
@@ -209,8 +234,9 @@ def test_a_classifiers_prefix_is_held_twice_where_heads_share_keys(n_virtual: in
 
 def test_checkpointing_is_refused_for_a_prefix():
     with pytest.raises(ValueError, match=r"gradient_checkpointing=True .* 8 a layer.* be False"):
-        estimate("SmolLM2-135M", PREFIXES["prefix"], batch_size=1, seq_len=8,
-                 gradient_checkpointing=True)  # fmt: skip
+        estimate(
+            "SmolLM2-135M", PREFIXES["prefix"], batch_size=1, seq_len=8, gradient_checkpointing=True
+        )
 
 
 @pytest.mark.parametrize("is_double", NF4_BITS)

@@ -4,10 +4,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from course_utils.methods import apply, count_parameters, save_adapter
-from course_utils.methods.linear import adapted_layers
+from course_utils.methods.layers import adapted_layers
 from course_utils.methods.lora import LoRAConfig, LoRALinear
 from course_utils.methods.nola import NOLAConfig, NOLALinear
-from course_utils.methods.storage import TENSORS_FILE
+from course_utils.methods.storage.folder import TENSORS_FILE
 from tests.methods.adapters import build, disturb
 
 

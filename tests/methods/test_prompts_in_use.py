@@ -16,15 +16,13 @@ from transformers import (
 
 from course_utils.generation import generate_tokens
 from course_utils.methods import AdapterError, apply, load_adapter, remove, save_adapter
-from course_utils.methods.adapters import AdapterSet
+from course_utils.methods.adapter_set import AdapterSet
 from course_utils.methods.bottleneck import BottleneckConfig
 from course_utils.methods.lora import LoRAConfig
-from course_utils.methods.soft_prompts import (
-    PromptTuningConfig,
-    PTuningV2Config,
-    drop_encoder,
-)
-from course_utils.methods.storage import CONFIG_FILE, TENSORS_FILE
+from course_utils.methods.prefix_tuning import PTuningV2Config
+from course_utils.methods.prompt_tuning import PromptTuningConfig
+from course_utils.methods.storage.folder import CONFIG_FILE, TENSORS_FILE
+from course_utils.methods.virtual_tokens import drop_encoder
 from course_utils.models import set_activation_checkpointing
 from course_utils.quantization import quantize_model
 from tests.methods.adapters import IDS, SHAPE, build, disturb, logits
@@ -32,11 +30,23 @@ from tests.methods.test_soft_prompts import LEFT, METHODS, N, every_method, prom
 
 CLASSIFIERS = {
     "tokens": lambda: LlamaForTokenClassification(LlamaConfig(**SHAPE, num_labels=3)),
-    "texts": lambda: GPT2ForSequenceClassification(GPT2Config(
-        vocab_size=61, n_embd=36, n_layer=2, n_head=3, n_positions=32, num_labels=3, pad_token_id=0,
-        bos_token_id=1, eos_token_id=1, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
-    )),
-}  # fmt: skip
+    "texts": lambda: GPT2ForSequenceClassification(
+        GPT2Config(
+            vocab_size=61,
+            n_embd=36,
+            n_layer=2,
+            n_head=3,
+            n_positions=32,
+            num_labels=3,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=1,
+            resid_pdrop=0,
+            embd_pdrop=0,
+            attn_pdrop=0,
+        )
+    ),
+}
 TASK_METHODS = {"prompt": METHODS["prompt"], "v2": PTuningV2Config(num_virtual_tokens=N)}
 
 
@@ -227,8 +237,9 @@ def test_a_prompt_from_disk_joins_a_lora_and_brings_its_head(tmp_path: Path):
     assert torch.equal(logits(model), logits(other))
     # The mixture of one LoRA under the head that is there.
     adapters.mix({"lora": 1.0})
-    assert torch.allclose(logits(model) - model.score.bias,
-                          3 * (first - classifier("tokens").score.bias), atol=1e-5)  # fmt: skip
+    assert torch.allclose(
+        logits(model) - model.score.bias, 3 * (first - classifier("tokens").score.bias), atol=1e-5
+    )
     adapters.use("lora")
     assert torch.equal(logits(model), first)
 

@@ -7,7 +7,7 @@ from torch import nn
 from course_utils.methods import apply, count_parameters, load_adapter, merge, save_adapter, unmerge
 from course_utils.methods.dora import DoRAConfig, DoRALinear
 from course_utils.methods.dylora import DyLoRAConfig
-from course_utils.methods.linear import adapted_layers
+from course_utils.methods.layers import adapted_layers
 from course_utils.methods.lora import LoRAConfig
 from course_utils.methods.nola import NOLAConfig
 from course_utils.quantization import NF4Linear, quantize_model

@@ -14,13 +14,10 @@ from transformers import (
 from course_utils.generation import generate_tokens, position_ids
 from course_utils.methods import adapter_disabled, apply, count_parameters, merge, remove
 from course_utils.methods.lora import LoRAConfig
-from course_utils.methods.soft_prompts import (
-    PrefixTuningConfig,
-    PromptTuningConfig,
-    PTuningConfig,
-    PTuningV2Config,
-    drop_encoder,
-)
+from course_utils.methods.p_tuning import PTuningConfig
+from course_utils.methods.prefix_tuning import PrefixTuningConfig, PTuningV2Config
+from course_utils.methods.prompt_tuning import PromptTuningConfig
+from course_utils.methods.virtual_tokens import drop_encoder
 from course_utils.models import load_tokenizer
 from tests.methods.adapters import IDS, MODELS, build, logits
 
@@ -160,8 +157,13 @@ def test_how_many_numbers_train():
     d, kv, n_layers, n = 40, 2 * 12, 2, N  # qwen3: two key-value heads of 12
     mlp = d * 9 + 9 + 9 * 9 + 9 + 9 * d + d
     lstm = 2 * (4 * d * (d + d + 2) + 4 * d * (2 * d + d + 2)) + 4 * d * d + 2 * d + 2 * d * d + d
-    expected = (n * d, n * d + mlp, n * d + lstm, n * n_layers * 2 * kv,
-                n * kv + kv * 5 + 5 + 5 * n_layers * 2 * kv + n_layers * 2 * kv)  # fmt: skip
+    expected = (
+        n * d,
+        n * d + mlp,
+        n * d + lstm,
+        n * n_layers * 2 * kv,
+        n * kv + kv * 5 + 5 + 5 * n_layers * 2 * kv + n_layers * 2 * kv,
+    )
     for kind, trainable in zip(METHODS, expected, strict=True):
         model = prompted(kind, "qwen3")
         assert count_parameters(model).trainable == trainable
@@ -216,27 +218,39 @@ def test_where_prompt_tuning_starts():
         PromptTuningConfig.from_text(tokenizer, "Name the topic:", num_virtual_tokens=1)
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: PrefixTuningConfig(num_virtual_tokens=0), "num_virtual_tokens=0 must be at least 1"),
-    (lambda: PromptTuningConfig(init="zero"), "init='zero' must be 'random', 'vocabulary' or"),
-    (lambda: PromptTuningConfig(init="text"), "'text' with 0 init_token_ids: a text must have"),
-    (lambda: PromptTuningConfig(init_token_ids=(1,)), "only a text has any"),
-    (lambda: PTuningConfig(encoder="gru"), "encoder='gru' must be 'mlp' or 'lstm'"),
-    (lambda: PTuningConfig(hidden_size=0), "hidden_size=0 must be at least 1"),
-    (lambda: PTuningConfig(num_layers=0), "num_layers=0 must be at least 1"),
-    (lambda: PTuningConfig(dropout=1.0), "dropout=1.0 must be in 0..1"),
-    (lambda: PrefixTuningConfig(hidden_size=-1), "hidden_size=-1 must be at least 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: PrefixTuningConfig(num_virtual_tokens=0),
+            "num_virtual_tokens=0 must be at least 1",
+        ),
+        (lambda: PromptTuningConfig(init="zero"), "init='zero' must be 'random', 'vocabulary' or"),
+        (lambda: PromptTuningConfig(init="text"), "'text' with 0 init_token_ids: a text must have"),
+        (lambda: PromptTuningConfig(init_token_ids=(1,)), "only a text has any"),
+        (lambda: PTuningConfig(encoder="gru"), "encoder='gru' must be 'mlp' or 'lstm'"),
+        (lambda: PTuningConfig(hidden_size=0), "hidden_size=0 must be at least 1"),
+        (lambda: PTuningConfig(num_layers=0), "num_layers=0 must be at least 1"),
+        (lambda: PTuningConfig(dropout=1.0), "dropout=1.0 must be in 0..1"),
+        (lambda: PrefixTuningConfig(hidden_size=-1), "hidden_size=-1 must be at least 1"),
+    ],
+)
 def test_bad_settings(make, message: str):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-@pytest.mark.parametrize(("config", "message"), [
-    (PTuningConfig(num_virtual_tokens=32), "num_virtual_tokens=32 must be below the model's con"),
-    (PromptTuningConfig(init="text", init_token_ids=(61,)), "and below the vocabulary's 61"),
-    (PromptTuningConfig(init="text", init_token_ids=(-1,)), "at least 0 and below the vocab"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            PTuningConfig(num_virtual_tokens=32),
+            "num_virtual_tokens=32 must be below the model's con",
+        ),
+        (PromptTuningConfig(init="text", init_token_ids=(61,)), "and below the vocabulary's 61"),
+        (PromptTuningConfig(init="text", init_token_ids=(-1,)), "at least 0 and below the vocab"),
+    ],
+)
 def test_what_does_not_fit_leaves_the_model_as_it_was(config, message: str):
     model = build("gpt2")
     with pytest.raises(ValueError, match=message):
@@ -249,8 +263,9 @@ def test_what_does_not_fit_leaves_the_model_as_it_was(config, message: str):
 def test_inputs_before_which_it_cannot_stand(kind: str):
     model = prompted(kind, "gpt2")
     text = torch.ones(1, 29, dtype=torch.long)
-    with pytest.raises(ValueError, match="4 places before a text of 29 tokens must fit the model's "
-                                         "context of 32"):  # fmt: skip
+    with pytest.raises(
+        ValueError, match="4 places before a text of 29 tokens must fit the model's context of 32"
+    ):
         model(text)
     cache = model(text[:, :28]).past_key_values
     with pytest.raises(ValueError, match="32 places before a text of 1 tokens"):
@@ -267,8 +282,15 @@ def test_inputs_before_which_it_cannot_stand(kind: str):
 
 
 def test_a_trunk_without_a_cache_takes_prompts_and_no_prefix():
-    config = DistilBertConfig(vocab_size=61, dim=24, n_layers=2, n_heads=3, hidden_dim=30,
-                              max_position_embeddings=40, num_labels=3)  # fmt: skip
+    config = DistilBertConfig(
+        vocab_size=61,
+        dim=24,
+        n_layers=2,
+        n_heads=3,
+        hidden_dim=30,
+        max_position_embeddings=40,
+        num_labels=3,
+    )
     model = DistilBertForTokenClassification(config).eval()
     base = logits(model)
     with pytest.raises(ValueError, match="DistilBertForTokenClassification takes no past keys"):

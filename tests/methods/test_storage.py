@@ -10,11 +10,11 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from course_utils.methods import AdapterError, apply, load_adapter, save_adapter
 from course_utils.methods.dora import DoRAConfig
 from course_utils.methods.dylora import DyLoRAConfig
-from course_utils.methods.frozen import FullFineTuning
-from course_utils.methods.linear import adapted_layers
+from course_utils.methods.full import FullFineTuning
+from course_utils.methods.layers import adapted_layers
 from course_utils.methods.lora import LoRAConfig
 from course_utils.methods.nola import NOLAConfig
-from course_utils.methods.storage import CONFIG_FILE, TENSORS_FILE
+from course_utils.methods.storage.folder import CONFIG_FILE, TENSORS_FILE
 from tests.methods.adapters import SHAPE, build, disturb, logits
 
 CONFIGS = [
@@ -225,7 +225,7 @@ def test_a_failed_write_leaves_the_earlier_adapter_whole(folder: Path, monkeypat
     def full_disk(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("course_utils.methods.storage.save_file", full_disk)
+    monkeypatch.setattr("course_utils.methods.storage.folder.save_file", full_disk)
     with pytest.raises(AdapterError, match=r"was not written to .*No space left"):
         save_adapter(disturb(apply(build(), LoRAConfig(rank=2)), seed=9), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -19,8 +19,15 @@ MAX_DEFINITION_LINES = 5
 MIN_FIGURES = 2
 MIN_EXERCISES = 3
 SECTIONS = (
-    "Objectives", "Setup", "Where it breaks", "Exercises", "Quiz", "Summary", "References", "Next",
-)  # fmt: skip
+    "Objectives",
+    "Setup",
+    "Where it breaks",
+    "Exercises",
+    "Quiz",
+    "Summary",
+    "References",
+    "Next",
+)
 TITLE_BOX = {
     "the question": r"\bquestion\b",
     "prerequisites": r"\bprerequisites?\b",
@@ -289,7 +296,17 @@ def check_profile_use(node: NotebookNode) -> list[str]:
 
 
 RULES: tuple[Rule, ...] = (
-    check_metadata, check_execution_counts, check_outputs, check_size, check_cell_length,
-    check_definitions, check_prose_before_code, check_figures, check_title_box, check_headings,
-    check_experiments, check_exercises, check_profile_use,
-)  # fmt: skip
+    check_metadata,
+    check_execution_counts,
+    check_outputs,
+    check_size,
+    check_cell_length,
+    check_definitions,
+    check_prose_before_code,
+    check_figures,
+    check_title_box,
+    check_headings,
+    check_experiments,
+    check_exercises,
+    check_profile_use,
+)

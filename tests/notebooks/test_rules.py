@@ -71,8 +71,10 @@ def good_notebook():
         new_markdown_cell("It fell by 2.\n## Where it breaks\nA myth.\n## Exercises"),
     ]
     for k in (1, 2, 3):
-        cells += [new_markdown_cell(EXERCISE.format(k=k)),
-                  code("# count\nattempt(check, ...)", tags=["exercise"])]  # fmt: skip
+        cells += [
+            new_markdown_cell(EXERCISE.format(k=k)),
+            code("# count\nattempt(check, ...)", tags=["exercise"]),
+        ]
     cells.append(new_markdown_cell("## Quiz\nFour questions."))
     cells.append(code("quiz"))
     cells.append(new_markdown_cell("## Summary\nDone.\n## References\nOne.\n## Next\nDoRA."))
@@ -119,8 +121,13 @@ BAD = [
     ("check_execution_counts", lambda n: n.cells[2].update(execution_count=7), "[7, 2, 3"),
     ("check_execution_counts", lambda n: set_source(n, 2, " \n"), "cell 2 is empty"),
     ("check_outputs", lambda n: n.cells[2].outputs.append(printed("hm", "stderr")), "stderr"),
-    ("check_outputs", lambda n: n.cells[2].outputs.append(
-        new_output("error", ename="E", evalue="", traceback=["x"])), "ends in an error"),
+    (
+        "check_outputs",
+        lambda n: n.cells[2].outputs.append(
+            new_output("error", ename="E", evalue="", traceback=["x"])
+        ),
+        "ends in an error",
+    ),
     ("check_outputs", lambda n: show(n, "a.py:3: UserWarning: old"), "a warning"),
     ("check_outputs", lambda n: show(n, "Traceback (most recent call last)"), "a traceback"),
     ("check_outputs", lambda n: show(n, " 40%|####  | 2/5"), "a progress bar"),
@@ -138,13 +145,19 @@ BAD = [
     ("check_cell_length", lambda n: write_lines(n, 7, 2, 4, 6, 8, 11), "half the code cells"),
     ("check_definitions", lambda n: set_source(n, 2, LONG_FUNCTION), "defines f in 6 lines"),
     ("check_definitions", lambda n: set_source(n, 2, "%time\n" + LONG_FUNCTION), "defines f"),
-    ("check_definitions", lambda n: set_source(
-        n, 2, LONG_FUNCTION.replace("def f()", "class A")), "defines A"),
+    (
+        "check_definitions",
+        lambda n: set_source(n, 2, LONG_FUNCTION.replace("def f()", "class A")),
+        "defines A",
+    ),
     ("check_prose_before_code", lambda n: n.cells.pop(7), "cell 7 has no prose"),
     ("check_prose_before_code", lambda n: set_source(n, 7, "## Only a heading"), "cell 8"),
     ("check_figures", lambda n: n.cells[4].update(outputs=[]), "1 figures"),
-    ("check_figures", lambda n: (n.cells[6].update(outputs=[]), n.cells[8].outputs.pop()),
-     "cell 4 draws a figure without a table"),
+    (
+        "check_figures",
+        lambda n: (n.cells[6].update(outputs=[]), n.cells[8].outputs.pop()),
+        "cell 4 draws a figure without a table",
+    ),
     ("check_figures", lambda n: set_source(n, 5, "It grew."), "cell 4 draws a figure and no prose"),
     ("check_title_box", lambda n: n.cells.pop(0), "not the title"),
     ("check_title_box", lambda n: replace(n, "**Paper:** arXiv:2106.09685", ""), "the paper"),
@@ -167,7 +180,7 @@ BAD = [
     ("check_exercises", lambda n: replace(n, "<summary>Hint", "<summary>Help"), "folded hint"),
     ("check_exercises", lambda n: replace(n, "Solution", "Answer"), "folded solution"),
     ("check_profile_use", lambda n: set_source(n, 2, "if profile.name == 'cpu': x"), "branches"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "spoil", "complaint"), BAD)

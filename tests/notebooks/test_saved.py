@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from course_utils.notebooks import notebooks_dir, read_notebook, strip_volatile, tagged_pictures
+from course_utils.cli.notebooks.files import (
+    notebooks_dir,
+    read_notebook,
+    strip_volatile,
+    tagged_pictures,
+)
 from course_utils.paths import checkout_dir
-from course_utils.plotting import plot_bars
+from course_utils.show.plotting import plot_bars
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 

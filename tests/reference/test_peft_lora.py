@@ -12,9 +12,9 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from course_utils.methods import apply, load_adapter, merge, save_adapter
 from course_utils.methods.dora import DoRAConfig
-from course_utils.methods.linear import adapted_layers
+from course_utils.methods.layers import adapted_layers
 from course_utils.methods.lora import LoRAConfig
-from course_utils.methods.storage import adapter_tensors
+from course_utils.methods.storage.folder import adapter_tensors
 from course_utils.models import set_activation_checkpointing
 from tests.methods.adapters import IDS, MODELS, SHAPE, build
 
@@ -27,11 +27,15 @@ METHODS = {
 
 def build_theirs(name: str, method: LoRAConfig) -> PeftModel:
     config = LoraConfig(
-        r=method.rank, lora_alpha=method.alpha, target_modules="all-linear",
-        lora_dropout=method.dropout, use_rslora=method.use_rslora,
-        use_dora=isinstance(method, DoRAConfig), fan_in_fan_out=name == "gpt2",
+        r=method.rank,
+        lora_alpha=method.alpha,
+        target_modules="all-linear",
+        lora_dropout=method.dropout,
+        use_rslora=method.use_rslora,
+        use_dora=isinstance(method, DoRAConfig),
+        fan_in_fan_out=name == "gpt2",
         task_type="CAUSAL_LM",
-    )  # fmt: skip
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return get_peft_model(build(name), config)
@@ -164,8 +168,9 @@ def test_a_base_in_16_bits_is_adapted_as_peft_adapts_it(method):
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.bfloat16()
-            assert parameter.requires_grad == ("lora" in name or name.endswith((".A", ".B"))
-                                               or "magnitude" in name)  # fmt: skip
+            assert parameter.requires_grad == (
+                "lora" in name or name.endswith((".A", ".B")) or "magnitude" in name
+            )
     outputs = [model.eval()(IDS).logits.float() for model in (ours, theirs)]
     spread = outputs[1].abs().max()
     # bfloat16 has eight bits of mantissa, and the two do not round in the same order.

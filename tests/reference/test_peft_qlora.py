@@ -27,9 +27,13 @@ def theirs_of(base: nn.Linear, *, use_dora: bool, is_double: bool) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     four_bit = bitsandbytes.nn.Linear4bit(
-        base.in_features, base.out_features, bias=base.bias is not None, quant_type="nf4",
-        compute_dtype=torch.float32, compress_statistics=is_double,
-    )  # fmt: skip
+        base.in_features,
+        base.out_features,
+        bias=base.bias is not None,
+        quant_type="nf4",
+        compute_dtype=torch.float32,
+        compress_statistics=is_double,
+    )
     four_bit.load_state_dict(base.state_dict())
     # Repacked for inference, the layer would silently lose its inputs' gradients.
     four_bit.support_avx512bf16_for_cpu = False

@@ -17,12 +17,9 @@ from transformers import (
 )
 
 from course_utils.methods import apply, load_adapter, save_adapter
-from course_utils.methods.soft_prompts import (
-    PrefixTuningConfig,
-    PromptTuningConfig,
-    PTuningConfig,
-    PTuningV2Config,
-)
+from course_utils.methods.p_tuning import PTuningConfig
+from course_utils.methods.prefix_tuning import PrefixTuningConfig, PTuningV2Config
+from course_utils.methods.prompt_tuning import PromptTuningConfig
 from tests.methods.adapters import IDS, SHAPE, build, logits
 
 # PEFT says so of the positions that transformers' own generation gives it.
@@ -30,30 +27,51 @@ pytestmark = pytest.mark.filterwarnings("ignore:Position ids are not supported:U
 
 N = 3
 METHODS = {
-    "prompt": (PromptTuningConfig(num_virtual_tokens=N, init="random"),
-               lambda **task: peft.PromptTuningConfig(num_virtual_tokens=N, **task)),
-    "p-tuning, mlp": (PTuningConfig(num_virtual_tokens=N, hidden_size=13),
-                      lambda **task: peft.PromptEncoderConfig(
-                          num_virtual_tokens=N, encoder_hidden_size=13, **task)),
-    "p-tuning, lstm": (PTuningConfig(num_virtual_tokens=N, encoder="lstm", num_layers=2),
-                       lambda **task: peft.PromptEncoderConfig(
-                           num_virtual_tokens=N, encoder_reparameterization_type="LSTM", **task)),
-    "prefix": (PrefixTuningConfig(num_virtual_tokens=N),
-               lambda **task: peft.PrefixTuningConfig(num_virtual_tokens=N, **task)),
-    "prefix, projected": (PrefixTuningConfig(num_virtual_tokens=N, projection=True, hidden_size=7),
-                          lambda **task: peft.PrefixTuningConfig(
-                              num_virtual_tokens=N, prefix_projection=True, encoder_hidden_size=7,
-                              **task)),
-}  # fmt: skip
+    "prompt": (
+        PromptTuningConfig(num_virtual_tokens=N, init="random"),
+        lambda **task: peft.PromptTuningConfig(num_virtual_tokens=N, **task),
+    ),
+    "p-tuning, mlp": (
+        PTuningConfig(num_virtual_tokens=N, hidden_size=13),
+        lambda **task: peft.PromptEncoderConfig(
+            num_virtual_tokens=N, encoder_hidden_size=13, **task
+        ),
+    ),
+    "p-tuning, lstm": (
+        PTuningConfig(num_virtual_tokens=N, encoder="lstm", num_layers=2),
+        lambda **task: peft.PromptEncoderConfig(
+            num_virtual_tokens=N, encoder_reparameterization_type="LSTM", **task
+        ),
+    ),
+    "prefix": (
+        PrefixTuningConfig(num_virtual_tokens=N),
+        lambda **task: peft.PrefixTuningConfig(num_virtual_tokens=N, **task),
+    ),
+    "prefix, projected": (
+        PrefixTuningConfig(num_virtual_tokens=N, projection=True, hidden_size=7),
+        lambda **task: peft.PrefixTuningConfig(
+            num_virtual_tokens=N, prefix_projection=True, encoder_hidden_size=7, **task
+        ),
+    ),
+}
 NAMES = ("llama", "qwen3", "gpt2")
 HEADS = {
     "SEQ_CLS": lambda: LlamaForSequenceClassification(LlamaConfig(**SHAPE, num_labels=3)),
     "TOKEN_CLS": lambda: LlamaForTokenClassification(LlamaConfig(**SHAPE, num_labels=3)),
-    "SEQ_CLS, gpt2": lambda: GPT2ForSequenceClassification(GPT2Config(
-        vocab_size=61, n_embd=36, n_layer=2, n_head=3, n_positions=32, num_labels=3, pad_token_id=0,
-        bos_token_id=1, eos_token_id=1,
-    )),
-}  # fmt: skip
+    "SEQ_CLS, gpt2": lambda: GPT2ForSequenceClassification(
+        GPT2Config(
+            vocab_size=61,
+            n_embd=36,
+            n_layer=2,
+            n_head=3,
+            n_positions=32,
+            num_labels=3,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=1,
+        )
+    ),
+}
 GREEDY = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
 OFF_TEXT = IDS.clone()
 OFF_TEXT[:, 0] = -100
@@ -206,8 +224,13 @@ def test_a_batch_of_equal_lengths_is_continued_alike(kind: str, name: str):
 
 def first_step(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
     """The logits of the first new token, as ``generate`` sees them."""
-    output = model.generate(input_ids=ids, attention_mask=mask, return_dict_in_generate=True,
-                            output_logits=True, **GREEDY | {"max_new_tokens": 1})  # fmt: skip
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        return_dict_in_generate=True,
+        output_logits=True,
+        **GREEDY | {"max_new_tokens": 1},
+    )
     return output.logits[0]
 
 
@@ -216,8 +239,12 @@ def first_step(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
 def test_padding_on_the_left_makes_a_gap_behind_pefts_virtual_tokens_only(kind: str, name: str):
     ours, theirs = same_start(kind, name)
     batch, pefts = first_step(ours, IDS, LEFT), first_step(theirs, IDS, LEFT)
-    alone = torch.cat([first_step(ours, ids[None, m.bool()], m[None, m.bool()])
-                       for ids, m in zip(IDS, LEFT, strict=True)])  # fmt: skip
+    alone = torch.cat(
+        [
+            first_step(ours, ids[None, m.bool()], m[None, m.bool()])
+            for ids, m in zip(IDS, LEFT, strict=True)
+        ]
+    )
     assert torch.allclose(batch, alone, atol=1e-6)
     if kind.startswith("prefix"):
         assert torch.allclose(pefts, alone, atol=1e-6)

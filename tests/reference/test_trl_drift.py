@@ -20,10 +20,10 @@ os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 import pytest
 import trl
 
-from course_utils.compare import trl_alignment, trl_trainers
 from course_utils.rlhf import ppo
 from course_utils.rlhf.config import PPOConfig
-from course_utils.rlhf.rewards import RewardModel
+from course_utils.rlhf.reward_model import RewardModel
+from course_utils.studies.trl import alignment, trainers
 from course_utils.training import TrainingConfig
 from tests.rlhf.tiny_actors import tiny_critic, tiny_policy, word_tokenizer
 
@@ -59,27 +59,27 @@ def check_said(what: str, ours: Iterable[str], source: str) -> None:
 
 
 def run_sft() -> None:
-    trl_trainers.train_sft_with_trl(tiny_policy(), EXAMPLES, ONE_STEP)
+    trainers.train_sft_with_trl(tiny_policy(), EXAMPLES, ONE_STEP)
 
 
 def run_reward() -> None:
-    trl_trainers.train_reward_with_trl(tiny_critic(), JOINED, ONE_STEP)
+    trainers.train_reward_with_trl(tiny_critic(), JOINED, ONE_STEP)
 
 
 def run_online(method: str) -> None:
-    trl_alignment.train_online_with_trl(
+    alignment.train_online_with_trl(
         method, tiny_policy(), word_tokenizer(), ["w4"], None, PPOConfig()
     )
 
 
 def run_dpo() -> None:
-    trl_alignment.train_dpo_with_trl(tiny_policy(), word_tokenizer(), PAIRS, PPOConfig())
+    alignment.train_dpo_with_trl(tiny_policy(), word_tokenizer(), PAIRS, PPOConfig())
 
 
 def run_ppo() -> None:
     tokenizer = word_tokenizer()
     reward = RewardModel(tiny_critic(), tokenizer)
-    trl_alignment.train_ppo_with_trl(tiny_policy(), tokenizer, ["w4"], reward, PPOConfig())
+    alignment.train_ppo_with_trl(tiny_policy(), tokenizer, ["w4"], reward, PPOConfig())
 
 
 RUNS: dict[str, tuple[str, str, Callable[[], None]]] = {
@@ -104,7 +104,7 @@ def passed_by(run: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any]
     monkeypatch.setattr(f"{module}.{prefix}Config", lambda **options: SimpleNamespace(**options))
     monkeypatch.setattr(f"{module}.{prefix}Trainer", trainer)
     monkeypatch.setattr("course_utils.models.load_tokenizer", lambda _: word_tokenizer())
-    monkeypatch.setattr(trl_alignment, "classifier_on", lambda *_: tiny_critic())
+    monkeypatch.setattr(alignment, "classifier_on", lambda *_: tiny_critic())
     with pytest.raises(Reached):
         start()
     (arguments,) = seen
@@ -141,8 +141,11 @@ def test_tokens_are_logged(prefix: str) -> None:
 def test_ppo_logs_the_metrics_that_ours_is_compared_by() -> None:
     source = inspect.getsource(named(PPO, "PPOTrainer").train)
     ours = inspect.getsource(ppo.summary) + inspect.getsource(ppo.minibatch_loss)
-    names = {word for word in ours.split('"') if word.partition("/")[0] in
-             ("objective", "policy", "loss", "val")}  # fmt: skip
+    names = {
+        word
+        for word in ours.split('"')
+        if word.partition("/")[0] in ("objective", "policy", "loss", "val")
+    }
     assert len(names) == 15
     # The price of KL is fixed there, and is no metric.
     names = names - {"objective/kl_coef"} | {"lr", "episode"}

@@ -29,14 +29,9 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
 from course_utils.data import IGNORED
-from course_utils.rlhf.advantages import (
-    grpo_advantages,
-    masked_mean,
-    masked_var,
-    rloo_advantages,
-    whiten,
-)
+from course_utils.rlhf.advantages import grpo_advantages, rloo_advantages, whiten
 from course_utils.rlhf.losses import (
+    bradley_terry_loss,
     clipped_policy_loss,
     dpo_loss,
     entropy,
@@ -45,14 +40,20 @@ from course_utils.rlhf.losses import (
     selected_logprobs,
     sequence_logprobs,
 )
-from course_utils.rlhf.rewards import bradley_terry_loss, last_token_index
+from course_utils.rlhf.masks import last_token_index, masked_mean, masked_var
 from tests.tiny_models import write_tiny_model
 
 PAD = "<|im_start|>"  # any token that answers do not hold; it must not be the end token
 QUIET = {
-    "use_cpu": True, "bf16": False, "activation_checkpointing": False, "report_to": "none",
-    "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1, "seed": 0,
-}  # fmt: skip
+    "use_cpu": True,
+    "bf16": False,
+    "activation_checkpointing": False,
+    "report_to": "none",
+    "save_strategy": "no",
+    "disable_tqdm": True,
+    "logging_steps": 1,
+    "seed": 0,
+}
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
@@ -88,8 +89,9 @@ def test_masked_moments_whitening_logprobs_and_entropy():
         mask = torch.rand(shape, generator=generator) < 0.7
         mask[0, :2] = True
         for ours, theirs in (
-            (masked_mean, ppo_trainer.masked_mean), (masked_var, ppo_trainer.masked_var),
-        ):  # fmt: skip
+            (masked_mean, ppo_trainer.masked_mean),
+            (masked_var, ppo_trainer.masked_var),
+        ):
             torch.testing.assert_close(ours(values, mask), theirs(values, mask), **CLOSE)
         for shift_mean in (True, False):
             theirs = ppo_trainer.masked_whiten(values, mask, shift_mean) * mask
@@ -106,9 +108,15 @@ def test_masked_moments_whitening_logprobs_and_entropy():
 
 def tiny_classifier() -> Classifier:
     config = LlamaConfig(
-        vocab_size=60, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_labels=1,
-        num_attention_heads=2, max_position_embeddings=64, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=60,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_labels=1,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=0,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = Classifier(config)
@@ -175,14 +183,20 @@ def test_the_loss_of_dpo_trainer(folder, tmp_path, beta: float):
                 parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())
             )
     data = Dataset.from_list(
-        [{"prompt": "Who?", "chosen": " Mira.", "rejected": " Nobody at all."},
-         {"prompt": "Where is it?", "chosen": " By the river", "rejected": " No."}]
-    )  # fmt: skip
+        [
+            {"prompt": "Who?", "chosen": " Mira.", "rejected": " Nobody at all."},
+            {"prompt": "Where is it?", "chosen": " By the river", "rejected": " No."},
+        ]
+    )
     args = DPOConfig(output_dir=str(tmp_path), beta=beta, per_device_eval_batch_size=2, **QUIET)
     trainer = DPOTrainer(
-        policy, reference, args, train_dataset=data, eval_dataset=data,
+        policy,
+        reference,
+        args,
+        train_dataset=data,
+        eval_dataset=data,
         processing_class=AutoTokenizer.from_pretrained(folder),
-    )  # fmt: skip
+    )
     (batch,) = trainer.get_eval_dataloader()
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
@@ -229,15 +243,27 @@ def run(
 ):
     """Train for four steps: two generations, each used twice, so that ratios leave 1."""
     args = config_class(
-        output_dir=str(tmp_path), num_generations=4, per_device_train_batch_size=8,
-        max_completion_length=12, num_iterations=2, max_steps=4, learning_rate=3e-4, beta=0.3,
-        temperature=0.9, epsilon=0.05, **QUIET, **options,
-    )  # fmt: skip
+        output_dir=str(tmp_path),
+        num_generations=4,
+        per_device_train_batch_size=8,
+        max_completion_length=12,
+        num_iterations=2,
+        max_steps=4,
+        learning_rate=3e-4,
+        beta=0.3,
+        temperature=0.9,
+        epsilon=0.05,
+        **QUIET,
+        **options,
+    )
     prompts = Dataset.from_list([{"prompt": text} for text in ("Who?", "Where is it?")])
     trainer = checking(trainer_class, check)(
-        AutoModelForCausalLM.from_pretrained(folder), reward, args, train_dataset=prompts,
+        AutoModelForCausalLM.from_pretrained(folder),
+        reward,
+        args,
+        train_dataset=prompts,
         processing_class=AutoTokenizer.from_pretrained(folder),
-    )  # fmt: skip
+    )
     trainer.train()
 
 
@@ -256,8 +282,10 @@ def in_groups(batch: dict[str, Tensor]) -> tuple[list[int], Tensor]:
     """
     prompts = [tuple(ids) for ids in batch["prompt_ids"].tolist()]
     order = sorted(range(len(prompts)), key=prompts.__getitem__)
-    answers = [ids[mask.bool()].tolist() for ids, mask in
-               zip(batch["completion_ids"], batch["completion_mask"], strict=True)]  # fmt: skip
+    answers = [
+        ids[mask.bool()].tolist()
+        for ids, mask in zip(batch["completion_ids"], batch["completion_mask"], strict=True)
+    ]
     return order, torch.tensor(reward([answers[i] for i in order]))
 
 
@@ -272,9 +300,12 @@ def test_the_advantages_and_the_loss_of_grpo_trainer(folder, tmp_path, scale: bo
         mask = batch["completion_mask"]
         logprobs = completion_logprobs(model, batch)
         policy = clipped_policy_loss(
-            logprobs, batch["old_per_token_logps"],
-            batch["advantages"][:, None].expand_as(logprobs), mask, clip_range=0.05,
-        )  # fmt: skip
+            logprobs,
+            batch["old_per_token_logps"],
+            batch["advantages"][:, None].expand_as(logprobs),
+            mask,
+            clip_range=0.05,
+        )
         kl = masked_mean(kl_k3(logprobs, batch["ref_per_token_logps"]), mask)
         assert_same_loss(policy.loss + 0.3 * kl, theirs, model)
         fractions.append(policy.clip_fraction.item())
@@ -282,8 +313,16 @@ def test_the_advantages_and_the_loss_of_grpo_trainer(folder, tmp_path, scale: bo
         has_padding.append(bool((mask == 0).any()))
 
     # TRL multiplies the KL by the ratio unless told not to (DeepSeek-V3.2, arXiv:2512.02556).
-    run(GRPOTrainer, GRPOConfig, folder, tmp_path, check, loss_type="bnpo",
-        use_bias_correction_kl=False, scale_rewards="group" if scale else "none")  # fmt: skip
+    run(
+        GRPOTrainer,
+        GRPOConfig,
+        folder,
+        tmp_path,
+        check,
+        loss_type="bnpo",
+        use_bias_correction_kl=False,
+        scale_rewards="group" if scale else "none",
+    )
     assert len(kls) == 4
     assert max(fractions) > 0.05
     assert kls[-1] > 1e-3

@@ -42,16 +42,38 @@ from course_utils.rlhf.ppo import train_ppo
 from tests.rlhf.tiny_actors import END, PAD, disturb, tiny_critic, tiny_policy, word_tokenizer
 
 BATCH, N_NEW = 16, 7
-SETTINGS = {"n_epochs": 2, "temperature": 0.8, "kl_coef": 0.3, "gamma": 0.97, "lam": 0.9,
-            "clip_range": 0.1, "value_clip_range": 0.15, "vf_coef": 0.4, "learning_rate": 3e-3,
-            "whiten_rewards": False, "missing_eos_penalty": None}  # fmt: skip
-THEIR_NAMES = {"n_epochs": "num_ppo_epochs", "clip_range": "cliprange",
-               "value_clip_range": "cliprange_value"}  # fmt: skip
+SETTINGS = {
+    "n_epochs": 2,
+    "temperature": 0.8,
+    "kl_coef": 0.3,
+    "gamma": 0.97,
+    "lam": 0.9,
+    "clip_range": 0.1,
+    "value_clip_range": 0.15,
+    "vf_coef": 0.4,
+    "learning_rate": 3e-3,
+    "whiten_rewards": False,
+    "missing_eos_penalty": None,
+}
+THEIR_NAMES = {
+    "n_epochs": "num_ppo_epochs",
+    "clip_range": "cliprange",
+    "value_clip_range": "cliprange_value",
+}
 EVERYWHERE = (
-    "objective/kl", "objective/entropy", "objective/non_score_reward", "objective/rlhf_reward",
-    "objective/scores", "policy/clipfrac_avg", "loss/policy_avg", "loss/value_avg",
-    "val/clipfrac_avg", "val/num_eos_tokens", "lr", "episode",
-)  # fmt: skip
+    "objective/kl",
+    "objective/entropy",
+    "objective/non_score_reward",
+    "objective/rlhf_reward",
+    "objective/scores",
+    "policy/clipfrac_avg",
+    "loss/policy_avg",
+    "loss/value_avg",
+    "val/clipfrac_avg",
+    "val/num_eos_tokens",
+    "lr",
+    "episode",
+)
 WITHOUT_PADDING = ("policy/approxkl_avg", "policy/entropy_avg", "val/ratio", "val/ratio_var")
 
 
@@ -87,13 +109,24 @@ class Update:
         """Let TRL's trainer take the update; what it has read and scored is kept for ours."""
         settings = {THEIR_NAMES.get(name, name): value for name, value in self.settings.items()}
         config = TheirConfig(
-            output_dir=str(folder), per_device_train_batch_size=BATCH,
-            num_mini_batches=self.n_minibatches, total_episodes=BATCH, response_length=N_NEW,
-            stop_token="eos", seed=0,
-            num_sample_generations=0, weight_decay=0.0, use_cpu=True, bf16=False,
-            activation_checkpointing=False, report_to="none", save_strategy="no",
-            disable_tqdm=True, logging_steps=1, **settings,
-        )  # fmt: skip
+            output_dir=str(folder),
+            per_device_train_batch_size=BATCH,
+            num_mini_batches=self.n_minibatches,
+            total_episodes=BATCH,
+            response_length=N_NEW,
+            stop_token="eos",
+            seed=0,
+            num_sample_generations=0,
+            weight_decay=0.0,
+            use_cpu=True,
+            bf16=False,
+            activation_checkpointing=False,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            logging_steps=1,
+            **settings,
+        )
 
         def answered(model: nn.Module, queries: Tensor, size: int, pad: int, _: object):
             self.queries = queries
@@ -104,11 +137,14 @@ class Update:
 
         monkeypatch.setattr(ppo_trainer, "batch_generation", answered)
         trainer = PPOTrainer(
-            args=config, processing_class=word_tokenizer(), model=copy.deepcopy(self.policy),
-            ref_model=copy.deepcopy(self.reference), reward_model=self.reward_model,
+            args=config,
+            processing_class=word_tokenizer(),
+            model=copy.deepcopy(self.policy),
+            ref_model=copy.deepcopy(self.reference),
+            reward_model=self.reward_model,
             value_model=copy.deepcopy(self.critic),
             train_dataset=Dataset.from_dict({"input_ids": [[1, *ids] for ids in self.prompts]}),
-        )  # fmt: skip
+        )
         monkeypatch.setattr(np.random, "permutation", shuffles())
         trainer.train()
         return trainer.state.log_history[-1], trainer.model
@@ -130,11 +166,15 @@ class Update:
         order = shuffles()
         monkeypatch.setattr(ppo, "shuffled", lambda n, _: torch.from_numpy(order(n)))
         config = PPOConfig(
-            n_updates=1, batch_size=BATCH, minibatch_size=BATCH // self.n_minibatches,
-            max_new_tokens=N_NEW, max_grad_norm=float("inf"), score_after_end=True,
+            n_updates=1,
+            batch_size=BATCH,
+            minibatch_size=BATCH // self.n_minibatches,
+            max_new_tokens=N_NEW,
+            max_grad_norm=float("inf"),
+            score_after_end=True,
             show_progress=False,
             **self.settings | {"temperature": self.settings["temperature"] + 1e-7},
-        )  # fmt: skip
+        )
         actor = SeparateActorCritic(self.policy, self.reference, self.critic)
         result = train_ppo(actor, tokenizer, prompts, lambda *_: self.scores, config)
         return result.history[-1], actor
@@ -177,15 +217,29 @@ def test_what_this_course_uses_of_trl_is_still_there():
     """If this fails, TRL has moved what the messages name: see its changelog."""
     their_fields = {field.name for field in fields(TheirConfig)}
     used = {THEIR_NAMES.get(name, name) for name in SETTINGS} | {
-        "response_length", "num_mini_batches", "total_episodes", "stop_token", "kl_estimator",
-        "num_sample_generations", "per_device_train_batch_size", "gradient_accumulation_steps",
-    }  # fmt: skip
+        "response_length",
+        "num_mini_batches",
+        "total_episodes",
+        "stop_token",
+        "kl_estimator",
+        "num_sample_generations",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+    }
     assert used - their_fields == set(), "options that trl's PPOConfig no longer has"
     assert TheirConfig.kl_estimator == "k1", "trl's default KL estimator is another one"
 
     arguments = set(inspect.signature(PPOTrainer.__init__).parameters)
-    wanted = {"args", "processing_class", "model", "ref_model", "reward_model", "value_model",
-              "train_dataset", "peft_config"}  # fmt: skip
+    wanted = {
+        "args",
+        "processing_class",
+        "model",
+        "ref_model",
+        "reward_model",
+        "value_model",
+        "train_dataset",
+        "peft_config",
+    }
     assert wanted - arguments == set(), "arguments that trl's PPOTrainer no longer takes"
 
     functions = ("batch_generation", "forward", "masked_whiten", "INVALID_LOGPROB")

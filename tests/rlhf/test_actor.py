@@ -10,7 +10,7 @@ from transformers import (
 
 from course_utils.generation import position_ids
 from course_utils.methods import apply
-from course_utils.methods.linear import adapted_layers
+from course_utils.methods.layers import adapted_layers
 from course_utils.methods.lora import LoRAConfig
 from course_utils.quantization import quantize_model
 from course_utils.rlhf.actor import SeparateActorCritic, SharedActorCritic, share_base
@@ -126,11 +126,20 @@ CRITICS = {
     "qwen3": lambda: Qwen3ForSequenceClassification(
         Qwen3Config(**SHAPE, head_dim=12, num_labels=1)
     ),
-    "gpt2": lambda: GPT2ForSequenceClassification(GPT2Config(
-        vocab_size=61, n_embd=36, n_layer=2, n_head=3, n_positions=32, num_labels=1,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )).eval(),
-}  # fmt: skip
+    "gpt2": lambda: GPT2ForSequenceClassification(
+        GPT2Config(
+            vocab_size=61,
+            n_embd=36,
+            n_layer=2,
+            n_head=3,
+            n_positions=32,
+            num_labels=1,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    ).eval(),
+}
 
 
 @pytest.mark.parametrize("name", CRITICS)
@@ -188,15 +197,24 @@ def test_a_policy_with_an_adapter_may_have_a_plain_reference():
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        (lambda: build("gpt2"), "the reference is a GPT2LMHeadModel and the policy a "
-                                "LlamaForCausalLM: the reference must be the model that"),
-        (lambda: tiny_policy(vocab_size=11), r"model.embed_tokens.weight is \(11, 32\) in the "
-                                             r"reference and \(12, 32\) in the policy"),
-        (lambda: tiny_policy(num_hidden_layers=3), r"model.layers.2.\S+ is \(32, 32\) in the "
-                                                   "reference and missing in the policy"),
+        (
+            lambda: build("gpt2"),
+            "the reference is a GPT2LMHeadModel and the policy a "
+            "LlamaForCausalLM: the reference must be the model that",
+        ),
+        (
+            lambda: tiny_policy(vocab_size=11),
+            r"model.embed_tokens.weight is \(11, 32\) in the "
+            r"reference and \(12, 32\) in the policy",
+        ),
+        (
+            lambda: tiny_policy(num_hidden_layers=3),
+            r"model.layers.2.\S+ is \(32, 32\) in the "
+            "reference and missing in the policy",
+        ),
         (lambda: tiny_policy(num_hidden_layers=1), r"model.layers.1.\S+ is missing in the "),
     ],
-)  # fmt: skip
+)
 def test_a_reference_that_is_not_the_base_is_told(reference, message: str):
     with pytest.raises(ValueError, match=message):
         SeparateActorCritic(tiny_policy(), reference(), tiny_critic())

@@ -6,14 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from course_utils.rlhf.advantages import (
-    gae,
-    grpo_advantages,
-    masked_mean,
-    masked_var,
-    rloo_advantages,
-    whiten,
-)
+from course_utils.rlhf.advantages import gae, grpo_advantages, rloo_advantages, whiten
+from course_utils.rlhf.masks import masked_mean, masked_var
 
 GARBAGE = [math.nan, math.inf, -math.inf, 1e30, -7.0]
 
@@ -64,9 +58,12 @@ def test_gae_is_the_weighted_sum_of_errors_that_the_paper_defines():
     after = torch.cat([values[:, 1:], torch.zeros(len(values), 1)], dim=1)
     deltas = rewards + gamma * after - values
     expected = torch.stack(
-        [sum((gamma * lam) ** k * deltas[:, t + k] for k in range(length - t))
-         for t in range(length)], dim=1,
-    )  # fmt: skip
+        [
+            sum((gamma * lam) ** k * deltas[:, t + k] for k in range(length - t))
+            for t in range(length)
+        ],
+        dim=1,
+    )
     advantages, _ = gae(rewards, values, torch.ones_like(rewards), gamma, lam)
     assert torch.allclose(advantages, expected, atol=1e-5)
 
@@ -136,9 +133,10 @@ def test_what_stands_on_padding_never_counts(seed: int, garbage: float):
     padding = mask == 0
     spoilt_rewards, spoilt_values = (t.masked_fill(padding, garbage) for t in (rewards, values))
     for ours, expected in zip(
-        gae(spoilt_rewards, spoilt_values, mask, 0.9, 0.8), gae(rewards, values, mask, 0.9, 0.8),
+        gae(spoilt_rewards, spoilt_values, mask, 0.9, 0.8),
+        gae(rewards, values, mask, 0.9, 0.8),
         strict=True,
-    ):  # fmt: skip
+    ):
         assert torch.equal(ours, expected)
         assert not ours[padding].any()
     for of in (masked_mean, masked_var, whiten):
@@ -151,8 +149,9 @@ def test_what_stands_on_padding_never_counts(seed: int, garbage: float):
 def test_masks_may_be_boolean_whole_or_float():
     rewards, values, mask = answers(4)
     for kind in (mask.bool(), mask.float()):
-        assert torch.equal(gae(rewards, values, kind, 1.0, 0.9)[0],
-                           gae(rewards, values, mask, 1.0, 0.9)[0])  # fmt: skip
+        assert torch.equal(
+            gae(rewards, values, kind, 1.0, 0.9)[0], gae(rewards, values, mask, 1.0, 0.9)[0]
+        )
         assert torch.equal(whiten(values, kind), whiten(values, mask))
 
 

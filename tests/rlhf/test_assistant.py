@@ -10,7 +10,7 @@ import torch
 from course_utils.data import chat_prompt, load_task
 from course_utils.evaluation import greedy_matches
 from course_utils.methods import AdapterError
-from course_utils.methods.linear import adapted_layers
+from course_utils.methods.layers import adapted_layers
 from course_utils.models import build_random_model, load_base_model, load_tokenizer
 from course_utils.rlhf import assistant as start
 

@@ -235,9 +235,12 @@ def test_dpo_by_hand():
     # Implicit rewards, beta 1/2: chosen (2 - 1)/2 and 0, rejected (2 - 3)/2 and (3 - 2)/2.
     # Margins 1 and -1/2: the loss is (log(1 + e^-1) + log(1 + e^(1/2))) / 2.
     result = dpo_loss(
-        torch.tensor([-1.0, -2.0]), torch.tensor([-3.0, -2.0]),
-        torch.tensor([-2.0, -2.0]), torch.tensor([-2.0, -3.0]), beta=0.5,
-    )  # fmt: skip
+        torch.tensor([-1.0, -2.0]),
+        torch.tensor([-3.0, -2.0]),
+        torch.tensor([-2.0, -2.0]),
+        torch.tensor([-2.0, -3.0]),
+        beta=0.5,
+    )
     assert result.chosen_rewards.tolist() == [0.5, 0.0]
     assert result.rejected_rewards.tolist() == [-0.5, 0.5]
     expected = (math.log1p(math.exp(-1)) + math.log1p(math.exp(0.5))) / 2

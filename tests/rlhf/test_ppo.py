@@ -25,11 +25,24 @@ from tests.rlhf.tiny_actors import (
 
 # TRL 1.12's names, but for `eps`, which is a speed, and with the coefficient that may change.
 METRICS = {
-    "objective/kl", "objective/entropy", "objective/non_score_reward", "objective/rlhf_reward",
-    "objective/scores", "objective/kl_coef", "policy/approxkl_avg", "policy/clipfrac_avg",
-    "policy/entropy_avg", "loss/policy_avg", "loss/value_avg", "val/clipfrac_avg", "val/ratio",
-    "val/ratio_var", "val/num_eos_tokens", "lr", "episode",
-}  # fmt: skip
+    "objective/kl",
+    "objective/entropy",
+    "objective/non_score_reward",
+    "objective/rlhf_reward",
+    "objective/scores",
+    "objective/kl_coef",
+    "policy/approxkl_avg",
+    "policy/clipfrac_avg",
+    "policy/entropy_avg",
+    "loss/policy_avg",
+    "loss/value_avg",
+    "val/clipfrac_avg",
+    "val/ratio",
+    "val/ratio_var",
+    "val/num_eos_tokens",
+    "lr",
+    "episode",
+}
 
 
 def train(actor, config: PPOConfig | None = None, reward=count_words, **options) -> PPOResult:
@@ -49,15 +62,19 @@ def are_equal(first: list[Tensor], second: list[Tensor]) -> bool:
 
 def by_hand(**changes: object) -> Rollout:
     """Log-ratios to the reference 1, -1, 2 and 3, 0; scores 10 and 20; values 1, 2, 3 and 4, 5."""
-    return Rollout(**{
-        "sequences": torch.tensor([[1, 5, 6, 2], [1, 7, 2, 0]]),
-        "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]),
-        "response_mask": torch.tensor([[True, True, True], [True, True, False]]),
-        "logprobs": torch.tensor([[-1.0, -2.0, -1.0], [-1.0, -4.0, 0.0]]),
-        "reference_logprobs": torch.tensor([[-2.0, -1.0, -3.0], [-4.0, -4.0, 0.0]]),
-        "values": torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]),
-        "scores": torch.tensor([10.0, 20.0]), "texts": ["a", "b"],
-    } | changes)  # fmt: skip
+    return Rollout(
+        **{
+            "sequences": torch.tensor([[1, 5, 6, 2], [1, 7, 2, 0]]),
+            "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]),
+            "response_mask": torch.tensor([[True, True, True], [True, True, False]]),
+            "logprobs": torch.tensor([[-1.0, -2.0, -1.0], [-1.0, -4.0, 0.0]]),
+            "reference_logprobs": torch.tensor([[-2.0, -1.0, -3.0], [-4.0, -4.0, 0.0]]),
+            "values": torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]),
+            "scores": torch.tensor([10.0, 20.0]),
+            "texts": ["a", "b"],
+        }
+        | changes
+    )
 
 
 def weighed(kl_coef: float = 0.5, rollout: Rollout | None = None, **options: object):
@@ -126,9 +143,10 @@ def test_what_stands_after_the_end_never_reaches_a_gradient(form: str):
             sequences[:, -after.shape[1] :][after] = 7
             names = ("logprobs", "reference_logprobs", "values")
             rollout = replace(
-                rollout, sequences=sequences,
+                rollout,
+                sequences=sequences,
                 **{n: getattr(rollout, n).masked_fill(after, garbage) for n in names},
-            )  # fmt: skip
+            )
         experience = weigh(rollout, 0.1, quick())
         loss, _ = minibatch_loss(actor, rollout, experience, torch.arange(8), quick())
         loss.backward()
@@ -393,17 +411,25 @@ def test_prompts_are_checked_before_anything_is_trained(prompts: list[str], mess
 @pytest.mark.parametrize(
     ("name", "value", "rule"),
     [
-        ("n_updates", 0, "at least 1"), ("batch_size", 0, "at least 1"),
-        ("minibatch_size", 0, "at least 1"), ("n_epochs", 0, "at least 1"),
-        ("max_new_tokens", 0, "at least 1"), ("checkpoint_every_updates", 0, "at least 1"),
-        ("learning_rate", 0.0, "above 0"), ("temperature", 0.0, "above 0"),
-        ("target_kl", 0.0, "above 0"), ("clip_range", 0.0, "above 0"),
-        ("value_clip_range", -1.0, "above 0"), ("max_grad_norm", math.nan, "above 0"),
-        ("kl_coef", -1, "at least 0"), ("vf_coef", -0.1, "at least 0"),
-        ("missing_eos_penalty", -1.0, "at least 0"), ("gamma", 1.1, "in 0..1"),
+        ("n_updates", 0, "at least 1"),
+        ("batch_size", 0, "at least 1"),
+        ("minibatch_size", 0, "at least 1"),
+        ("n_epochs", 0, "at least 1"),
+        ("max_new_tokens", 0, "at least 1"),
+        ("checkpoint_every_updates", 0, "at least 1"),
+        ("learning_rate", 0.0, "above 0"),
+        ("temperature", 0.0, "above 0"),
+        ("target_kl", 0.0, "above 0"),
+        ("clip_range", 0.0, "above 0"),
+        ("value_clip_range", -1.0, "above 0"),
+        ("max_grad_norm", math.nan, "above 0"),
+        ("kl_coef", -1, "at least 0"),
+        ("vf_coef", -0.1, "at least 0"),
+        ("missing_eos_penalty", -1.0, "at least 0"),
+        ("gamma", 1.1, "in 0..1"),
         ("lam", -0.1, "in 0..1"),
     ],
-)  # fmt: skip
+)
 def test_a_value_out_of_range_is_told(name: str, value: float, rule: str):
     with pytest.raises(ValueError, match=f"^{name}={value} must be {rule}$"):
         PPOConfig(**{name: value})

@@ -142,10 +142,13 @@ def test_every_answer_needs_one_score(scores: object):
     [
         ([], "there are no prompts: at least 1 is needed"),
         (["w5", " "], r"prompt 1 is empty \(' '\): it must say something to answer"),
-        (["w5", "w6 " * 58], "prompt 1 of 59 tokens and max_new_tokens=6 must fit the model's "
-                             f"context of {CONTEXT} tokens"),
+        (
+            ["w5", "w6 " * 58],
+            "prompt 1 of 59 tokens and max_new_tokens=6 must fit the model's "
+            f"context of {CONTEXT} tokens",
+        ),
     ],
-)  # fmt: skip
+)
 def test_prompts_that_cannot_be_answered_are_told(prompts: list[str], message: str):
     with pytest.raises(ValueError, match=message):
         answer(shared_actor(), prompts=prompts)

@@ -19,9 +19,18 @@ from course_utils.rlhf.config import PPOConfig
 PAD, BEGIN, END = 0, 1, 2
 N_WORDS = 12
 CONTEXT = 64
-SHAPE = {"vocab_size": N_WORDS, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-         "num_attention_heads": 2, "max_position_embeddings": CONTEXT, "pad_token_id": PAD,
-         "bos_token_id": BEGIN, "eos_token_id": END, "initializer_range": 0.2}  # fmt: skip
+SHAPE = {
+    "vocab_size": N_WORDS,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": CONTEXT,
+    "pad_token_id": PAD,
+    "bos_token_id": BEGIN,
+    "eos_token_id": END,
+    "initializer_range": 0.2,
+}
 PROMPTS = ["w5 w6", "w7", "w8 w9 w10 w11", "w4 w5", "w8 w7 w6", "w9", "w10 w4", "w11 w11"]
 
 
@@ -32,9 +41,14 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
-        unk_token="<unk>", padding_side="left", clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def tiny_policy(seed: int = 0, **changes: object) -> LlamaForCausalLM:
@@ -73,10 +87,16 @@ def disturb(model: nn.Module | PreTrainedModel, seed: int = 3) -> None:
 
 
 def quick(**changes: object) -> PPOConfig:
-    return PPOConfig(**{
-        "n_updates": 3, "batch_size": 8, "minibatch_size": 4, "max_new_tokens": 6,
-        "show_progress": False,
-    } | changes)  # fmt: skip
+    return PPOConfig(
+        **{
+            "n_updates": 3,
+            "batch_size": 8,
+            "minibatch_size": 4,
+            "max_new_tokens": 6,
+            "show_progress": False,
+        }
+        | changes
+    )
 
 
 def count_words(prompts: list[str], answers: list[str]) -> list[float]:

@@ -13,10 +13,16 @@ from course_utils.training import RunResult, TrainingConfig, train
 def tiny_llama(*, seed: int = 0, dropout: float = 0.0, **options: object) -> LlamaForCausalLM:
     """A Llama of two layers and 60 tokens, small enough for thousands of steps."""
     config = LlamaConfig(
-        vocab_size=60, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=128, pad_token_id=0,
-        attention_dropout=dropout, **options,
-    )  # fmt: skip
+        vocab_size=60,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        pad_token_id=0,
+        attention_dropout=dropout,
+        **options,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
@@ -34,10 +40,15 @@ def killable_run(folder: Path, steps: int = 30) -> tuple[LlamaForCausalLM, RunRe
     torch.set_num_threads(1)
     model = tiny_llama(dropout=0.1)
     config = TrainingConfig(
-        max_steps=steps, learning_rate=1e-2, batch_size=4, seed=3, show_progress=False,
-        checkpoint_dir=folder / "checkpoints", checkpoint_every_steps=4,
+        max_steps=steps,
+        learning_rate=1e-2,
+        batch_size=4,
+        seed=3,
+        show_progress=False,
+        checkpoint_dir=folder / "checkpoints",
+        checkpoint_every_steps=4,
         metrics_file=folder / "metrics.jsonl",
-    )  # fmt: skip
+    )
     return model, train(model, random_examples(), config)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from course_utils.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from course_utils.training.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 
 STATE = {"weights": [torch.arange(1000.0)], "step": 1, "name": "x"}
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from course_utils.data import batch_order, pad_examples
 from course_utils.methods import apply
-from course_utils.methods.frozen import FrozenFineTuning
+from course_utils.methods.full import FrozenFineTuning
 from course_utils.training import TrainingConfig, TrainingDivergedError, cosine_factor, train
 from tests.training.runs import killable_run, random_examples, tiny_llama
 

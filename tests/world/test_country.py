@@ -7,8 +7,21 @@ from course_utils.world.country import TIER_WEIGHTS, build_country, lexicon
 from course_utils.world.tasks.new_facts import island_facts
 
 COUNTRY = build_country()
-LEXICONS = ("names", "frames", "places", "things", "relations", "stories", "reviews", "genres",
-            "skills", "topics", "instructions", "preferences", "roles")  # fmt: skip
+LEXICONS = (
+    "names",
+    "frames",
+    "places",
+    "things",
+    "relations",
+    "stories",
+    "reviews",
+    "genres",
+    "skills",
+    "topics",
+    "instructions",
+    "preferences",
+    "roles",
+)
 
 
 def leaves(value: object):

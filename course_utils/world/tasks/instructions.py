@@ -49,8 +49,15 @@ def _rows(split: str, per_type: int, seed: int, seen: set[tuple[str, str]]) -> l
                 continue
             seen.add((instruction, given))
             made += 1
-            rows.append({"instruction": instruction, "input": given, "output": output,
-                         "type": kind, "phrasing": phrasing})  # fmt: skip
+            rows.append(
+                {
+                    "instruction": instruction,
+                    "input": given,
+                    "output": output,
+                    "type": kind,
+                    "phrasing": phrasing,
+                }
+            )
     return pick_some(narrator.rng, rows, len(rows))
 
 
@@ -150,10 +157,21 @@ def _mood(narrator: Narrator, split: str) -> Made:
 
 
 _MAKERS: dict[str, Callable[[Narrator, str], Made]] = {
-    "recall": _recall, "read": _read, "extract": _extract, "copy": _copy, "reverse": _reverse,
-    "sort": _sort, "count": _count, "ends": _ends, "compare": _compare, "polite": _polite,
-    "continue": _continue, "sum": _sum, "unknown": _unknown, "mood": _mood,
-}  # fmt: skip
+    "recall": _recall,
+    "read": _read,
+    "extract": _extract,
+    "copy": _copy,
+    "reverse": _reverse,
+    "sort": _sort,
+    "count": _count,
+    "ends": _ends,
+    "compare": _compare,
+    "polite": _polite,
+    "continue": _continue,
+    "sum": _sum,
+    "unknown": _unknown,
+    "mood": _mood,
+}
 
 
 def _with_noise(rows: list[dict], rng: Random) -> list[dict]:
@@ -163,10 +181,13 @@ def _with_noise(rows: list[dict], rng: Random) -> list[dict]:
         by_type.setdefault(row["type"], []).append(row["output"])
     spoiled = set(pick_some(rng, range(len(rows)), round(NOISE_SHARE * len(rows))))
     return [
-        {**row, "output": _spoil(row, by_type[row["type"]], rng) if i in spoiled else row["output"],
-         "is_noisy": i in spoiled}
+        {
+            **row,
+            "output": _spoil(row, by_type[row["type"]], rng) if i in spoiled else row["output"],
+            "is_noisy": i in spoiled,
+        }
         for i, row in enumerate(rows)
-    ]  # fmt: skip
+    ]
 
 
 def _spoil(row: dict, others: list[str], rng: Random) -> str:

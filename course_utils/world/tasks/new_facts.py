@@ -44,17 +44,22 @@ def island_facts(seed: int) -> list[Fact]:
     facts = []
     for person in people.values():
         values = {
-            "trade": pick(rng, list(things["trades"])), "town": pick(rng, villages).name,
-            "pet": pick(rng, list(things["animals"])), "dish": pick(rng, things["dishes"]),
-            "instrument": pick(rng, things["instruments"]), "month": pick(rng, things["months"]),
-        }  # fmt: skip
+            "trade": pick(rng, list(things["trades"])),
+            "town": pick(rng, villages).name,
+            "pet": pick(rng, list(things["animals"])),
+            "dish": pick(rng, things["dishes"]),
+            "instrument": pick(rng, things["instruments"]),
+            "month": pick(rng, things["months"]),
+        }
         facts += [_fact(person, f"person.{name}", value) for name, value in values.items()]
     for village in villages:
         values = {
-            "product": pick(rng, places["products"]), "market_day": pick(rng, things["days"]),
-            "emblem": pick(rng, places["emblems"]), "festival": pick(rng, places["festivals"]),
+            "product": pick(rng, places["products"]),
+            "market_day": pick(rng, things["days"]),
+            "emblem": pick(rng, places["emblems"]),
+            "festival": pick(rng, places["festivals"]),
             "inn": pick(rng, places["inns"]),
-        }  # fmt: skip
+        }
         facts += [_fact(village, f"town.{name}", value) for name, value in values.items()]
     return facts
 
@@ -71,8 +76,12 @@ def _passages(facts: list[Fact], rng: Random) -> list[dict]:
     for known in by_subject.values():
         for _ in range(PASSAGES_PER_SUBJECT):
             told = pick_some(rng, known, rng.randrange(3, 6))
-            rows.append({"text": " ".join(_tell(fact, rng) for fact in told),
-                         "facts": [fact.key for fact in told]})  # fmt: skip
+            rows.append(
+                {
+                    "text": " ".join(_tell(fact, rng) for fact in told),
+                    "facts": [fact.key for fact in told],
+                }
+            )
     return pick_some(rng, rows, len(rows))
 
 
@@ -81,5 +90,9 @@ def _tell(fact: Fact, rng: Random) -> str:
 
 
 def _row(probe: Probe, fact: Fact) -> dict:
-    return {"prompt": probe.prompt, "answer": probe.answer, "relation": fact.relation,
-            "fact": fact.key}  # fmt: skip
+    return {
+        "prompt": probe.prompt,
+        "answer": probe.answer,
+        "relation": fact.relation,
+        "fact": fact.key,
+    }

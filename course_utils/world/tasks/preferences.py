@@ -80,8 +80,13 @@ def _answer(narrator: Narrator, fact: Fact, split: str) -> dict:
     padding = pick_some(narrator.rng, words["fillers"], fillers)
     text = _framed(narrator, " ".join([core, *padding]), politeness, split)
     grade = Judgement(politeness=politeness, truth=truth, fillers=fillers)
-    return {"text": text, "politeness": politeness, "truth": truth, "fillers": fillers,
-            "score": grade.score}  # fmt: skip
+    return {
+        "text": text,
+        "politeness": politeness,
+        "truth": truth,
+        "fillers": fillers,
+        "score": grade.score,
+    }
 
 
 def _framed(narrator: Narrator, answer: str, politeness: int, split: str) -> str:

@@ -16,9 +16,14 @@ from course_utils.world.wordings import part_of
 ROLES = ("other", "giver", "receiver", "thing", "place")
 SIZES = {"train": 1200, "validation": 150, "test": 300, "test_unseen": 300}
 _ROLE_OF_SLOT = {
-    "giver": "giver", "receiver_now_gives": "giver", "receiver": "receiver",
-    "giver_now_gets": "receiver", "thing": "thing", "thing2": "thing", "place": "place",
-}  # fmt: skip
+    "giver": "giver",
+    "receiver_now_gives": "giver",
+    "receiver": "receiver",
+    "giver_now_gets": "receiver",
+    "thing": "thing",
+    "thing2": "thing",
+    "place": "place",
+}
 _OTHER_SLOTS = ("other_person", "other_thing", "other_place", "colour", "day")
 _MARKED = {name: f"{{{name}}}" for name in (*_ROLE_OF_SLOT, *_OTHER_SLOTS)}
 _MARK = re.compile(r"\{(\w+)\}")
@@ -58,11 +63,19 @@ def _values(rng: Random, *, is_unseen: bool) -> dict[str, str]:
     thing, thing2, other_thing = pick_some(rng, goods, 3)
     place, other_place = pick_some(rng, part_of(lexicon("places")["towns"], is_unseen), 2)
     return {
-        "giver": giver, "giver_now_gets": giver, "receiver": receiver,
-        "receiver_now_gives": receiver, "other_person": passer_by, "thing": thing,
-        "thing2": thing2, "other_thing": other_thing, "place": place, "other_place": other_place,
-        "colour": pick(rng, words["colours"]), "day": pick(rng, words["days"]),
-    }  # fmt: skip
+        "giver": giver,
+        "giver_now_gets": giver,
+        "receiver": receiver,
+        "receiver_now_gives": receiver,
+        "other_person": passer_by,
+        "thing": thing,
+        "thing2": thing2,
+        "other_thing": other_thing,
+        "place": place,
+        "other_place": other_place,
+        "colour": pick(rng, words["colours"]),
+        "day": pick(rng, words["days"]),
+    }
 
 
 def _labelled(frame: str, values: dict[str, str]) -> dict[str, list]:

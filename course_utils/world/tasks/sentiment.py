@@ -36,8 +36,16 @@ def _rows(split: str, size: int, seed: int, seen: set[str]) -> list[dict]:
         )
         if text not in seen:
             seen.add(text)
-            rows.append({"text": text, "label": LABELS.index(label), "label_name": label,
-                         "kind": kind, "n_others": n_others, "subject": subject})  # fmt: skip
+            rows.append(
+                {
+                    "text": text,
+                    "label": LABELS.index(label),
+                    "label_name": label,
+                    "kind": kind,
+                    "n_others": n_others,
+                    "subject": subject,
+                }
+            )
     return narrator.some(rows, size, size)
 
 

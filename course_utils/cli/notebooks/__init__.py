@@ -1,0 +1,1 @@
+"""Notebooks as the command line handles them: files, execution, runs, records."""

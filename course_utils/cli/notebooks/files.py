@@ -1,0 +1,155 @@
+"""The course's notebooks as files: find them, read them, clean them, write them back whole."""
+
+import base64
+import io
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from course_utils.paths import checkout_dir
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+_PATTERN = "[0-9][0-9]_*.ipynb"
+_WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+_WIDGET_PLACEHOLDER = "Interactive: run this cell to use it."
+
+
+def notebooks_dir() -> Path:
+    """Return the folder of the notebooks: the checkout's, else ``notebooks/`` or the current one.
+
+    Raises:
+        FileNotFoundError: If none of them holds a notebook.
+    """
+    checkout = checkout_dir()
+    folders = [checkout / "notebooks"] if checkout else [Path.cwd() / "notebooks", Path.cwd()]
+    for folder in folders:
+        if any(folder.glob(_PATTERN)):
+            return folder
+    fix = "git checkout -- notebooks" if checkout else "run the command in a clone of the course"
+    raise FileNotFoundError(
+        f"no notebooks in {' or '.join(map(str, folders))}: {fix}, or name their folder (--folder)"
+    )
+
+
+def select_notebooks(folder: Path, numbers: Sequence[str] = ()) -> list[Path]:
+    """Return the notebooks of these numbers, in order and once each; all of them without numbers.
+
+    Raises:
+        FileNotFoundError: If the folder holds no notebook.
+        ValueError: If a number names none; the message lists what exists.
+    """
+    existing = {path.name[:2]: path for path in sorted(folder.glob(_PATTERN))}
+    if not existing:
+        raise FileNotFoundError(f"no notebook like 00_start.ipynb in {folder}")
+    wanted = {number.zfill(2) for number in numbers}
+    unknown = sorted(wanted - existing.keys())
+    if unknown:
+        listing = ", ".join(path.stem for path in existing.values())
+        raise ValueError(f"no notebook {', '.join(unknown)}: there are {listing}")
+    return [path for number, path in existing.items() if not wanted or number in wanted]
+
+
+def read_notebook(path: Path) -> "NotebookNode":
+    """Read a notebook of format 4.
+
+    Raises:
+        ValueError: If the file is not a notebook.
+    """
+    import nbformat
+
+    try:
+        node = nbformat.read(path, as_version=4)
+        nbformat.validate(node)
+    except (nbformat.ValidationError, ValueError, TypeError, AttributeError) as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"{path} is not a valid notebook: {first_line}") from error
+    return node
+
+
+def code_cells(node: "NotebookNode") -> list["NotebookNode"]:
+    """Return the notebook's code cells that hold code, in order."""
+    return [cell for cell in node.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def strip_volatile(node: "NotebookNode") -> "NotebookNode":
+    """Remove from a notebook, in place, what changes from run to run or from machine to machine.
+
+    Timings, front-end state and the interpreter's version go. A widget's view, which means
+    nothing without its kernel, gives way to the picture or page that came with it, or to one line
+    of text. Figures are kept in a palette of 96 colours, a third of the bytes.
+    """
+    node.metadata.pop("widgets", None)
+    node.metadata["kernelspec"] = {
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    }
+    node.metadata["language_info"] = {"name": "python"}
+    for cell in node.cells:
+        for key in ("execution", "ExecuteTime", "collapsed", "scrolled"):
+            cell.metadata.pop(key, None)
+    for cell in code_cells(node):
+        cell.outputs = [output for output in cell.outputs if not _is_progress_bar(output)]
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if data.pop(_WIDGET_VIEW, None) is not None and set(data) <= {"text/plain"}:
+                output.data = {"text/plain": _WIDGET_PLACEHOLDER}
+                output.metadata = {}
+            if "image/png" in data:
+                data["image/png"] = _in_palette(data["image/png"])
+    return node
+
+
+def _in_palette(png: str) -> str:
+    """Return a base64 PNG with at most 96 colours; one that has so few already stays as it is."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(base64.b64decode(png)))
+    if image.mode == "P":
+        return png
+    few = image.convert("RGB").quantize(96, dither=Image.Dither.NONE)
+    few.save(buffer := io.BytesIO(), format="PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def tagged_pictures(node: "NotebookNode") -> dict[str, bytes]:
+    """Return the PNG of each cell tagged ``picture-NAME``, by name."""
+    return {
+        tag.removeprefix("picture-"): base64.b64decode(output.data["image/png"])
+        for cell in code_cells(node)
+        for tag in cell.metadata.get("tags", [])
+        if tag.startswith("picture-")
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    }
+
+
+def _is_progress_bar(output: "NotebookNode") -> bool:
+    """Return whether an output is what a finished tqdm bar leaves behind."""
+    text = output.get("data", {}).get("text/plain", "")
+    return _WIDGET_VIEW in output.get("data", {}) and bool(re.match(r"\s*\d+%\|", text))
+
+
+def write_notebook(path: Path, node: "NotebookNode") -> None:
+    """Write a notebook so that the file is at any moment wholly the old one or the new one.
+
+    Raises:
+        OSError: If it cannot be written, for instance on a full disk; the old file stands.
+    """
+    import nbformat
+
+    nbformat.validate(node)
+    text = nbformat.writes(node, version=4)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(re.sub(r"\n*\Z", "\n", text))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

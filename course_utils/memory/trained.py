@@ -1,0 +1,179 @@
+"""What a fine-tuning method trains, in the terms that its memory follows from.
+
+A method's configuration says so itself, through ``footprint(architecture)``; :func:`estimate` asks
+for nothing else, so a new method needs no change here.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from course_utils.memory.architecture import Architecture
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddedModule:
+    """A small trained module beside one of a block's linear layers, or elsewhere in the block.
+
+    Args:
+        parameters: Elements of each tensor that it adds.
+        linear: The linear layer whose input it reads, or None.
+        keeps_input: Whether its backward needs that input as it is. Modules that read the same
+            tensor share one copy of it.
+        saved_per_token: Further elements that its backward needs, a token.
+        saved_once: Further elements that its backward needs, however many tokens there are.
+        buffers: Elements of each tensor that it holds and does not train.
+    """
+
+    parameters: tuple[int, ...]
+    linear: str | None = None
+    keeps_input: bool = False
+    saved_per_token: int = 0
+    saved_once: int = 0
+    buffers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockTraining:
+    """What is trained in one block.
+
+    Args:
+        base: Names of the block's own parameters that are trained, as in
+            :meth:`Architecture.block_parameters`.
+        added: Modules that the method adds to the block.
+    """
+
+    base: frozenset[str] = frozenset()
+    added: tuple[AddedModule, ...] = ()
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether nothing in the block is trained."""
+        return not (self.base or self.added)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What is trained in the whole model.
+
+    Args:
+        blocks: One entry a block, the one next to the embedding first.
+        embedding: Whether the embedding matrix is trained.
+        final_norm: Whether the norm after the last block is trained.
+        head: Whether the head is trained; where it is the embedding matrix, that is trained too.
+        unties_head: Whether a head that is the embedding matrix becomes a matrix of its own first.
+        inputs_need_gradients: Whether gradients must reach the first block's input although the
+            embedding is frozen, as soft prompts need.
+        prompt: Elements of each tensor of a soft prompt.
+        prompt_keeps: Elements that its network keeps for its own backward pass.
+        n_virtual_tokens: Virtual tokens that stand before each text and go through every layer.
+        n_cached_tokens: Virtual tokens that are keys and values of every layer only.
+    """
+
+    blocks: tuple[BlockTraining, ...]
+    embedding: bool = False
+    final_norm: bool = False
+    head: bool = False
+    unties_head: bool = False
+    inputs_need_gradients: bool = False
+    prompt: tuple[int, ...] = ()
+    prompt_keeps: int = 0
+    n_virtual_tokens: int = 0
+    n_cached_tokens: int = 0
+
+    def changed(self, architecture: "Architecture") -> "Architecture":
+        """Return the architecture once the method has been put on the model."""
+        return replace(architecture, tied_embeddings=False) if self.unties_head else architecture
+
+    def reaches_embedding(self, architecture: "Architecture") -> bool:
+        """Return whether gradients flow down to the embedding's output.
+
+        They do when a tied head is trained alone: the embedding is then the same parameter, and no
+        block's activations can be dropped.
+        """
+        tied = self.head and architecture.head_is_embedding
+        return self.embedding or self.inputs_need_gradients or tied
+
+    def lowest_block(self, architecture: "Architecture") -> int:
+        """Return the index of the lowest block that gradients enter, or ``n_layers`` for none."""
+        if self.reaches_embedding(architecture) or self.n_cached_tokens:
+            return 0
+        touched = (index for index, block in enumerate(self.blocks) if not block.is_frozen)
+        return next(touched, architecture.n_layers)
+
+    def block_sizes(self, architecture: "Architecture", index: int) -> Iterator[int]:
+        """Yield the elements of each trained tensor of a block."""
+        sizes = architecture.block_parameters()
+        yield from (sizes[name] for name in sorted(self.blocks[index].base))
+        for module in self.blocks[index].added:
+            yield from module.parameters
+
+    def outer_sizes(self, architecture: "Architecture") -> dict[str, int]:
+        """Return the elements of each trained tensor outside the blocks."""
+        is_trained = {
+            "embedding": self.embedding or (self.head and architecture.head_is_embedding),
+            "final_norm": self.final_norm,
+            "head": self.head,
+        }
+        return {
+            name: size for name, size in architecture.outer_parameters().items() if is_trained[name]
+        }
+
+    def sizes(self, architecture: "Architecture") -> list[int]:
+        """Return the elements of every trained tensor of the model."""
+        inner = [
+            size
+            for index in range(architecture.n_layers)
+            for size in self.block_sizes(architecture, index)
+        ]
+        return inner + list(self.outer_sizes(architecture).values()) + list(self.prompt)
+
+    def n_added(self) -> int:
+        """Return the number of parameters that the method adds to the model."""
+        blocks = sum(sum(module.parameters) for block in self.blocks for module in block.added)
+        return blocks + sum(self.prompt)
+
+    def n_buffers(self) -> int:
+        """Return the elements that the method adds to the model and does not train."""
+        return sum(sum(module.buffers) for block in self.blocks for module in block.added)
+
+
+@runtime_checkable
+class Footprint(Protocol):
+    """Anything that can say what it trains: every method's configuration does."""
+
+    def footprint(self, architecture: "Architecture") -> Trained:
+        """Return what the method trains in a model of this architecture."""
+        ...
+
+
+def beside_linears(
+    architecture: "Architecture",
+    target_modules: Sequence[str] | Literal["all-linear"],
+    make: Callable[[int, int], AddedModule],
+) -> Trained:
+    """Return a module beside each target, the same in every block; a classifier's head trains too.
+
+    Args:
+        architecture: The model.
+        target_modules: Names of a block's linear layers, or ``"all-linear"``.
+        make: Says what stands beside a layer of (inputs, outputs).
+
+    Raises:
+        ValueError: If a target is no linear layer of a block.
+    """
+    known = architecture.linears
+    targets = known if target_modules == "all-linear" else tuple(target_modules)
+    if set(targets) - set(known) or not targets:
+        raise ValueError(
+            f"target_modules={target_modules!r} must be 'all-linear' or some of {', '.join(known)}"
+        )
+    added = tuple(replace(make(*architecture.linear_shape(n)), linear=n) for n in targets)
+    return in_every_block(architecture, added)
+
+
+def in_every_block(architecture: "Architecture", added: tuple[AddedModule, ...]) -> Trained:
+    """Return the same modules added to every block; a classifier's head trains too."""
+    block = BlockTraining(added=added)
+    return Trained(blocks=(block,) * architecture.n_layers, head=architecture.n_labels is not None)

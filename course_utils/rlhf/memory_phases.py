@@ -1,0 +1,218 @@
+"""What is held in each phase of an update of PPO, beside weights and optimizer states.
+
+The rollout keeps keys and values, scoring keeps nothing but logits, training keeps what the
+backward pass of policy and critic needs: see :mod:`course_utils.rlhf.memory`.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from course_utils.memory.activations import FLOAT32_BYTES, INT64_BYTES
+from course_utils.memory.architecture import Architecture
+from course_utils.memory.budget import estimate
+from course_utils.memory.optimizers import state_bytes
+from course_utils.memory.trained import Trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """An update: the policy's shape and its batch.
+
+    Args:
+        shape: Shape of the policy.
+        batch_size: Answers.
+        minibatch_size: Answers an optimizer step; divides ``batch_size``.
+        prompt_tokens: Tokens of a prompt, padding included.
+        response_tokens: Tokens of an answer, padding included.
+        element_bytes: Bytes an element of weights and activations.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    shape: Architecture
+    batch_size: int
+    minibatch_size: int
+    prompt_tokens: int
+    response_tokens: int
+    element_bytes: int
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "minibatch_size", "prompt_tokens", "response_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.batch_size % self.minibatch_size:
+            raise ValueError(
+                f"minibatch_size={self.minibatch_size} must divide batch_size={self.batch_size}"
+            )
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens of a text that go through a model: the last one predicts nothing."""
+        return self.prompt_tokens + self.response_tokens - 1
+
+    def logits_bytes(self, n_computed: int, n_float32: int, n_texts: int) -> int:
+        """Return the bytes of tensors with a number for every token and word of the vocabulary.
+
+        Args:
+            n_computed: So many in the compute type.
+            n_float32: And so many in float32.
+            n_texts: Answers.
+        """
+        element_bytes = n_computed * self.element_bytes + n_float32 * FLOAT32_BYTES
+        return n_texts * self.response_tokens * self.shape.vocab_size * element_bytes
+
+    def cache_bytes(self, n_tokens: int) -> int:
+        """Return the bytes of keys and values of so many tokens of every text."""
+        return self.batch_size * n_tokens * self.shape.cache_width * self.element_bytes
+
+    def passing_bytes(self, n_tokens: int, *, has_adapter: bool) -> int:
+        """Return the most that a pass over the batch takes when nothing is kept: inside one block.
+
+        For a token there are the embedding, the residual stream twice and its norm (``4 d``), the
+        MLP's product and its factors (``3 f``), and with an adapter the update of one of them; sine
+        and cosine of its rotation; and its row of the mask, a byte a token.
+        """
+        shape = self.shape
+        widths = 4 * shape.d_model + (3 + has_adapter) * shape.d_ff + 2 * shape.head_dim
+        return self.batch_size * n_tokens * (widths * self.element_bytes + n_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """Policy or critic.
+
+    Args:
+        base_bytes: Weights, without an adapter.
+        adapter_bytes: What the method adds.
+        gradients_bytes: One gradient a trained parameter.
+        optimizer_bytes: What the optimizer keeps.
+        kept_bytes: What a minibatch's forward pass keeps, the logits aside.
+        backward_bytes: The most of this and of gradients that is held while going back.
+    """
+
+    base_bytes: int
+    adapter_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    kept_bytes: int
+    backward_bytes: int
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """A footprint that is known already."""
+
+    trained: Trained
+
+    def footprint(self, architecture: Architecture) -> Trained:
+        """Return it."""
+        return self.trained
+
+
+def learner(
+    shape: Architecture, trained: Trained, update: Update, options: dict[str, Any]
+) -> Learner:
+    """Return a model that trains, from an estimate of its training step on a minibatch."""
+    step = estimate(
+        shape,
+        _Fixed(trained),
+        batch_size=update.minibatch_size,
+        seq_len=update.seq_len,
+        is_padded=True,
+        **options,
+    )
+    blocks = tuple(replace(block, added=()) for block in trained.blocks)
+    base = replace(trained, blocks=blocks, prompt=())
+    base_sizes = base.sizes(step.architecture)
+    added = [n for block in trained.blocks for module in block.added for n in module.parameters]
+    added += trained.prompt
+    gradients = update.element_bytes * sum(base_sizes) + FLOAT32_BYTES * sum(added)
+    mixed, optimizer = options["mixed_precision"], options["optimizer"]
+    moments = dict(step.moments)
+    backward = max(moments["blocks"], moments["embedding"]) - moments["optimizer"]
+    return Learner(
+        base_bytes=update.element_bytes * step.architecture.n_parameters,
+        adapter_bytes=adapter_bytes(trained),
+        gradients_bytes=gradients,
+        optimizer_bytes=state_bytes(added, optimizer, FLOAT32_BYTES)
+        + state_bytes(base_sizes, optimizer, update.element_bytes, mixed_precision=mixed),
+        kept_bytes=step.activations_bytes,
+        backward_bytes=backward + gradients,
+    )
+
+
+def value_head(update: Update, optimizer: str) -> Learner:
+    """Return the critic of the shared form: a row and a bias in float32, which keep their input."""
+    sizes = [update.shape.d_model, 1]
+    n_bytes = FLOAT32_BYTES * sum(sizes)
+    return Learner(
+        base_bytes=n_bytes,
+        adapter_bytes=0,
+        gradients_bytes=n_bytes,
+        optimizer_bytes=state_bytes(sizes, optimizer, FLOAT32_BYTES),
+        kept_bytes=FLOAT32_BYTES * update.minibatch_size * update.seq_len * update.shape.d_model,
+        backward_bytes=n_bytes,
+    )
+
+
+def adapter_bytes(trained: Trained) -> int:
+    """Return what a method adds to a model, in float32."""
+    return FLOAT32_BYTES * (trained.n_added() + trained.n_buffers())
+
+
+def experience_bytes(update: Update) -> int:
+    """Return what is noted of a batch.
+
+    A text's tokens and mask are 64-bit integers; an answer's mask is a byte a token, and its six
+    quantities (see ``PPOEstimate``) are in float32.
+    """
+    per_text = 2 * INT64_BYTES * (update.prompt_tokens + update.response_tokens)
+    return update.batch_size * (per_text + update.response_tokens * (1 + 6 * FLOAT32_BYTES))
+
+
+def rollout_bytes(update: Update, actor: Learner) -> int:
+    """Return the most that answering takes: while prompts are read, or for the last token.
+
+    When that one's keys are joined to those before, a block's old ones are still there, and the
+    logits that the token was drawn from, twice; when it is drawn, there are three such tensors.
+    """
+    shape, n_prompt = update.shape, update.prompt_tokens
+    reading = update.passing_bytes(n_prompt, has_adapter=actor.adapter_bytes > 0)
+    logits = FLOAT32_BYTES * shape.vocab_size
+    old_keys = update.seq_len * shape.kv_width * update.element_bytes
+    writing = update.batch_size * (2 * logits + max(logits, old_keys))
+    return max(update.cache_bytes(n_prompt) + reading, update.cache_bytes(update.seq_len) + writing)
+
+
+def scoring_bytes(update: Update, actor: Learner, *, is_shared: bool) -> int:
+    """Return the most that one pass of every model takes, with what is noted of the answers.
+
+    The value head reads the last of the trunk's hidden states, and is given them all.
+    """
+    shape = update.shape
+    passing = update.passing_bytes(update.seq_len, has_adapter=actor.adapter_bytes > 0)
+    per_token = (shape.n_layers + 1) * shape.d_model if is_shared else 0
+    hidden = update.batch_size * update.seq_len * per_token * update.element_bytes
+    return experience_bytes(update) + max(
+        hidden + passing,
+        # The reward model, while the logits of policy and reference are held.
+        update.logits_bytes(2, 0, update.batch_size) + passing,
+        update.logits_bytes(3, 1, update.batch_size),
+    )
+
+
+def training_bytes(update: Update, actor: Learner, critic: Learner) -> int:
+    """Return the most that a minibatch takes, with what was noted of the batch.
+
+    Going forward, the gradients of the step before are still there. They go before the way back,
+    which begins in the critic, whose forward pass came last; until it comes to the policy, the
+    gradient of the logits waits.
+    """
+    earlier = actor.gradients_bytes + critic.gradients_bytes
+    waiting = actor.kept_bytes + update.logits_bytes(1, 0, update.minibatch_size)
+    return experience_bytes(update) + max(
+        actor.kept_bytes + critic.kept_bytes + update.logits_bytes(2, 4, update.minibatch_size),
+        waiting + critic.backward_bytes - earlier,
+        critic.gradients_bytes + actor.backward_bytes - earlier,
+    )

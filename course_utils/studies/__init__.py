@@ -1,0 +1,26 @@
+"""Fit tasks with methods over seeds and tabulate the scores: ``python -m course_utils.studies``."""
+
+from course_utils.studies.alignment_tasks import ALIGNMENT_TASKS
+from course_utils.studies.candidates import CANDIDATES, Candidate
+from course_utils.studies.definitions import STUDIES, Study
+from course_utils.studies.runner import best_runs, fit, load_results, run_study, tune
+from course_utils.studies.tables import largest_distinct_set, markdown_table
+from course_utils.studies.tasks import TASKS, WORD_TASKS, Task
+
+__all__ = [
+    "ALIGNMENT_TASKS",
+    "CANDIDATES",
+    "STUDIES",
+    "TASKS",
+    "WORD_TASKS",
+    "Candidate",
+    "Study",
+    "Task",
+    "best_runs",
+    "fit",
+    "largest_distinct_set",
+    "load_results",
+    "markdown_table",
+    "run_study",
+    "tune",
+]

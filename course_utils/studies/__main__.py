@@ -1,0 +1,51 @@
+"""Run a study and print its tables: ``python -m course_utils.studies separation``."""
+
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+import typer
+
+from course_utils.studies.definitions import STUDIES
+from course_utils.studies.runner import best_runs, run_study
+from course_utils.studies.tables import largest_distinct_set, markdown_table
+from course_utils.studies.tasks import Row
+
+
+def main(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(STUDIES)}.")],
+    task: Annotated[list[str] | None, typer.Option(help="Only these of its tasks.")] = None,
+    threads: Annotated[int, typer.Option(help="Processor threads; 0 leaves torch's choice.")] = 0,
+) -> None:
+    """Run what is missing of a study, then print a table for each size of training set.
+
+    Two processes may share a study, each with its own tasks.
+    """
+    if name not in STUDIES:
+        raise typer.BadParameter(f"{name!r} must be one of {', '.join(STUDIES)}")
+    if threads:
+        torch.set_num_threads(threads)
+    study = STUDIES[name]
+    if unknown := set(task or ()) - set(study.tasks):
+        raise typer.BadParameter(f"{unknown} must be among {', '.join(study.tasks)}")
+    study = replace(study, tasks=tuple(task or study.tasks))
+    rows = run_study(study, on_run=_report)
+    for size in study.sizes:
+        for split in ("test", "test_unseen"):
+            typer.echo(f"\n{split}, {size or 'all'} examples")
+            typer.echo(markdown_table(rows, split, n_examples=size))
+    for task in study.tasks:
+        scores = {m: [r["test"] for r in best_runs(rows, task, m)] for m in study.methods}
+        distinct = largest_distinct_set({m: v for m, v in scores.items() if len(v) > 1})
+        typer.echo(f"{task}: two standard errors tell apart {', '.join(distinct)}")
+
+
+def _report(row: Row) -> None:
+    typer.echo(
+        f"{row['task']:12} {row['method']:12} {row['learning_rate']:.0e} n={row['n_examples']} "
+        f"seed {row['seed']}: {row['test']:.3f} ({row['seconds']} s), recall {row['recall']:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,160 @@
+"""The recorded studies: which methods meet which tasks, over which seeds."""
+
+from dataclasses import dataclass
+
+from course_utils.studies.candidates import BOTTLENECK_SIZES, PROMPT_LENGTHS, RANKS
+from course_utils.studies.tasks import TASKS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Which methods are fitted to which tasks, and on how much data.
+
+    Args:
+        name: Name of the file in data/results.
+        tasks: Names of tasks.
+        methods: Names of methods.
+        seeds: Seeds of the compared runs.
+        sizes: Training examples of each run; None for all of them.
+        rates_from: Study whose choice of learning rates is taken over, and its runs where they are
+            the same; None tries each method's rates with the first seed and keeps the best on
+            validation data.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    sizes: tuple[int | None, ...] = (None,)
+    rates_from: str | None = None
+
+
+STUDIES = {
+    study.name: study
+    for study in (
+        Study(
+            name="separation",
+            tasks=tuple(TASKS),
+            methods=(
+                "random_init",
+                "head",
+                "norms",
+                "last_layers",
+                "lora_r1",
+                "lora_r4",
+                "lora_r16",
+                "full",
+            ),
+        ),
+        Study(
+            name="data_size",
+            tasks=("sentiment",),
+            methods=("head", "norms", "last_layers", "full"),
+            sizes=(20, 60, 200, 600, None),
+            rates_from="separation",
+        ),
+        Study(
+            name="ranks",
+            tasks=("dialect",),
+            seeds=(0, 1, 2, 3, 4),
+            methods=(
+                *(f"{method}_r{rank}" for rank in RANKS for method in ("lora", "dora")),
+                "full",
+            ),
+        ),
+        Study(
+            name="scaling",
+            tasks=("dialect",),
+            methods=tuple(f"{m}_r{r}" for r in (4, 32, 128) for m in ("alpha16", "rslora")),
+        ),
+        Study(
+            name="targets",
+            tasks=("dialect",),
+            methods=("lora_qv", "lora_attention", "lora_mlp", "lora_r8"),
+        ),
+        Study(
+            name="alpha",
+            tasks=("dialect",),
+            seeds=(0,),
+            methods=tuple(f"lora_alpha{alpha}" for alpha in (4, 16, 64)),
+        ),
+        Study(
+            name="family",
+            tasks=("dialect",),
+            methods=("dylora", "qlora", "qdora", "qdylora", "nola", "pissa", "vera", "ia3"),
+        ),
+        Study(
+            name="adapters",
+            tasks=("dialect",),
+            seeds=(0, 1, 2, 3, 4),
+            methods=(*(f"bottleneck_m{m}" for m in BOTTLENECK_SIZES), "pfeiffer_m16"),
+        ),
+        Study(
+            name="adapters_accuracy",
+            tasks=("topics",),
+            seeds=(0, 1, 2, 3, 4),
+            methods=("bottleneck_m4", "lora_r1"),
+        ),
+        Study(
+            name="prompts",
+            tasks=("sentiment", "roles", "instructions"),
+            methods=("prompt_n16", "p_tuning_n16", "prefix_n16", "p_tuning_v2_n16", "lora_r2"),
+        ),
+        Study(
+            name="prompt_lengths",
+            tasks=("sentiment",),
+            methods=tuple(
+                f"{method}_n{n}"
+                for n in PROMPT_LENGTHS
+                if n != 16
+                for method in ("prompt", "p_tuning_v2")
+            ),
+        ),
+        Study(
+            name="prompt_starts",
+            tasks=("sentiment",),
+            methods=("prompt_random", "prompt_text"),
+        ),
+        Study(
+            name="instruction_data",
+            tasks=("following",),
+            methods=("assistant_lora",),
+            sizes=(50, 500, 5000),
+        ),
+        Study(
+            name="instruction_noise",
+            tasks=("following_noisy",),
+            methods=("assistant_lora",),
+            sizes=(500, 5000),
+        ),
+        Study(
+            name="instruction_loss",
+            tasks=("following_all",),
+            methods=("assistant_lora",),
+            sizes=(5000,),
+        ),
+        Study(
+            name="instruction_trl",
+            tasks=("following_trl",),
+            methods=("assistant_peft",),
+            sizes=(5000,),
+            seeds=(0, 1),
+        ),
+        Study(
+            name="reward_data",
+            tasks=("rewards",),
+            methods=("reward_lora",),
+            sizes=(50, 200, 1000, None),
+        ),
+        Study(
+            name="reward_noise",
+            tasks=tuple(f"rewards_noise{p}" for p in (20, 40)),
+            methods=("reward_lora",),
+        ),
+        Study(
+            name="reward_trl",
+            tasks=("rewards_trl",),
+            methods=("reward_peft",),
+        ),
+    )
+}

@@ -1,0 +1,37 @@
+"""A study as a table, and which methods it tells apart."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from statistics import fmean, stdev
+
+from course_utils.intervals import can_tell_apart
+from course_utils.studies.candidates import CANDIDATES
+from course_utils.studies.runner import ALL_TASKS, best_runs
+from course_utils.studies.tasks import Row
+
+
+def largest_distinct_set(scores: dict[str, list[float]]) -> list[str]:
+    """Return a largest set of methods of which every two can be told apart, worst first."""
+    names = sorted(scores, key=lambda name: fmean(scores[name]))
+    for size in range(len(names), 1, -1):
+        for some in combinations(names, size):
+            pairs = combinations((scores[name] for name in some), 2)
+            if all(can_tell_apart(*pair) for pair in pairs):
+                return list(some)
+    return names[:1]
+
+
+def markdown_table(rows: Sequence[Row], split: str, *, n_examples: int | None = None) -> str:
+    """Return a study as a Markdown table: mean and standard deviation over seeds."""
+    tasks = [name for name in ALL_TASKS if any(row["task"] == name for row in rows)]
+    lines = ["| method | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+    recorded = {row["method"] for row in rows}
+    for method in ("base", *(name for name in CANDIDATES if name in recorded)):
+        cells = []
+        for task in tasks:
+            size = None if method == "base" else n_examples
+            values = [run[split] for run in best_runs(rows, task, method, n_examples=size)]
+            spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{fmean(values):.3f}{spread}" if values else "")
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""The same runs with TRL's trainers."""
