@@ -217,8 +217,8 @@ def test_blank_texts_part_documents_and_a_blank_title_does_not(write):
         (
             "own.csv",
             "frage,antwort\na,b\n",
-            r"no column of .*own.csv looks like instruction \(columns: frage, antwort\): name it, as "
-            r"in fields={'instruction': 'frage'}",
+            r"no column of .*own.csv looks like instruction \(columns: frage, antwort\): name it, "
+            r"as in fields={'instruction': 'frage'}",
         ),
         ("own.csv", "question,antwort\na,b\n", r"looks like output \(columns: question, antwort\)"),
     ],

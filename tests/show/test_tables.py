@@ -5,7 +5,7 @@ import re
 import pytest
 from IPython.core.formatters import DisplayFormatter
 
-from course_utils.methods import frozen
+from course_utils.methods import full as frozen
 from course_utils.methods.full import FrozenFineTuning
 from course_utils.show.source import show_source
 from course_utils.show.tables import (
