@@ -7,16 +7,30 @@ temporary one, which carries its process's number and is swept away by the next.
 
 import errno
 import hashlib
+import itertools
 import os
 import re
 import shutil
+import stat
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+# Of a name that is longer, the temporary one has a checksum instead: 255 bytes is what names have.
+_LONGEST_NAME_BYTES = 200
+_numbers = itertools.count()
+_in_use: set[Path] = set()
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file as 64 hexadecimal digits.
+
+    Raises:
+        OSError: If it cannot be read, or is no plain file: a pipe or a device may never end.
+    """
+    check_plain(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -24,6 +38,16 @@ def sha256(path: Path) -> str:
 def sha256_of(data: bytes | str) -> str:
     """Return the SHA-256 of bytes, or of a text as UTF-8."""
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def check_plain(path: Path) -> None:
+    """Refuse what is no plain file, or a link to one, without opening it.
+
+    Raises:
+        OSError: If it is a folder, pipe, socket or device, or is not there.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(f"{path} is a folder, pipe, socket or device: it must be a plain file")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -49,74 +73,93 @@ def write_bytes(path: Path, data: bytes) -> None:
 def replacement_of(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; afterwards it takes the place of ``path``, in one step.
 
+    A link stays one, and what it leads to is replaced.
+
     Raises:
-        OSError: If it cannot be written; the old file stands.
+        OSError: If it cannot be written, or something else than a file is in its place; the old
+            file stands.
     """
-    sweep(path)
-    temporary = _temporary(path)
-    try:
-        with _named(path):
-            yield temporary
-            _flush(temporary)
-            os.replace(temporary, path)
-            _flush_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    place = Path(os.path.realpath(path))
+    with _temporary(place) as temporary, _named(path):
+        if place.exists():
+            check_plain(path)
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, place)
+        _flush(place.parent)
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder to fill; afterwards it takes the place of ``path``, in one step.
 
-    An earlier folder of that name goes just before; so this is for folders that are written once.
+    An earlier folder of that name goes in the same step, where the system can swap two.
 
     Raises:
         OSError: If it cannot be written; what was there before stands.
     """
-    sweep(path)
-    temporary = _temporary(path)
-    try:
-        with _named(path):
-            temporary.mkdir(parents=True)
-            yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    _flush(file)
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(temporary, path)
-            _flush_folder(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    place = Path(os.path.realpath(path))
+    with _temporary(place) as temporary, _named(path):
+        temporary.mkdir(parents=True)
+        yield temporary
+        for inside in temporary.rglob("*"):
+            _flush(inside)
+        _flush(temporary)
+        if not place.is_dir():
+            os.replace(temporary, place)
+        elif not _swap(temporary, place):
+            with _temporary(place) as old:
+                os.replace(place, old)
+                os.replace(temporary, place)
+        _flush(place.parent)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write bytes to as they come; for one inside of a folder that is new itself.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with path.open("wb") as file:
+        yield file
 
 
 def append_line(path: Path, line: str) -> None:
     """Append one line to a file, flushed to the disk before the call returns.
 
+    Half a line that a killed program left stays one of its own.
+
     Raises:
         OSError: If it cannot be written.
     """
-    with _named(path), path.open("a", encoding="utf-8", newline="\n") as file:
-        file.write(f"{line}\n")
-        file.flush()
+    with _named(path), path.open("ab+", buffering=0) as file:
+        start = ""
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            start = "" if file.read(1) == b"\n" else "\n"
+        data = memoryview(f"{start}{line}\n".encode())
+        while data:
+            data = data[file.write(data) :]
         os.fsync(file.fileno())
 
 
 def sweep(path: Path) -> None:
     """Remove what killed processes left of ``path``: temporary files whose process is no more."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.tmp")
-    for other in path.parent.glob(f".{_escaped(path.name)}.*.tmp"):
-        match = pattern.fullmatch(other.name)
-        if match and int(match[1]) != os.getpid() and not _is_running(int(match[1])):
-            shutil.rmtree(other, ignore_errors=True) if other.is_dir() else other.unlink(
-                missing_ok=True
-            )
+    pattern = re.compile(rf"\.{re.escape(_stem(path))}\.(\d{{1,9}})(-\d+)?\.tmp", re.ASCII)
+    with suppress(OSError):
+        for other in path.parent.iterdir():
+            match = pattern.fullmatch(other.name)
+            if match and other not in _in_use and not _is_at_work(int(match[1])):
+                _remove(other)
 
 
 @contextmanager
 def only_writer(folder: Path, what: str) -> Iterator[None]:
     """Hold a folder for one process until the block ends.
 
-    The lock is the operating system's: it goes with the process, however that ends.
+    The lock is the operating system's: it goes with the process, however that ends. Where the file
+    system has no locks, there is none.
 
     Args:
         folder: Folder to hold; made if missing.
@@ -124,63 +167,100 @@ def only_writer(folder: Path, what: str) -> Iterator[None]:
 
     Raises:
         FileExistsError: If another process holds it.
-        OSError: If the folder cannot be written to.
+        OSError: If the folder cannot be read or written to, or is none.
     """
     from filelock import FileLock, Timeout
 
-    with _named(folder):
+    with _named(folder, "cannot be used"):
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"{folder} cannot be used: it is no folder")
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock", timeout=0)
         try:
-            lock.acquire()
-        except Timeout as error:
+            with suppress(NotImplementedError):
+                lock.acquire()
+        except (Timeout, RuntimeError) as error:
             raise FileExistsError(
-                errno.EEXIST,
-                f"another process is at {what} in {folder}: wait for it, or choose another folder",
+                f"another process is at {what} in {folder}: wait for it, or choose another folder"
             ) from error
     try:
+        with _named(folder, "cannot be used"), _temporary(folder / "probe") as probe:
+            os.listdir(folder)
+            probe.touch()
         yield
     finally:
         lock.release()
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Let an error of the operating system name the file that was meant."""
+def _named(path: Path, what: str = "was not written") -> Iterator[None]:
+    """Let an error of the operating system name the file that was meant, in one sentence."""
     try:
         yield
-    except FileExistsError:
-        raise
     except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-        raise OSError(error.errno, f"{path} was not written: {reason}") from error
+        if error.strerror is None:  # it is told already
+            raise
+        is_full = error.errno == errno.ENOSPC
+        reason = "the disk is full" if is_full else error.strerror or str(error)
+        told = type(OSError(error.errno, reason))(f"{path} {what}: {reason}")
+        told.errno = error.errno
+        raise told from error
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Yield a name beside ``path`` that nothing has; what is there afterwards is removed."""
+    sweep(path)
+    temporary = path.with_name(f".{_stem(path)}.{os.getpid()}-{next(_numbers)}.tmp")
+    _in_use.add(temporary)
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+        _in_use.discard(temporary)
 
 
-def _escaped(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)
+def _stem(path: Path) -> str:
+    name = path.name
+    return name if len(os.fsencode(name)) <= _LONGEST_NAME_BYTES else sha256_of(name)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with all in it, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        path.unlink()
+
+
+def _swap(first: Path, second: Path) -> bool:
+    """Let two folders change places in one step, and say whether the system could."""
+    import ctypes
+
+    names, here, exchange = (os.fsencode(first), os.fsencode(second)), -100, 2
+    with suppress(AttributeError, OSError, TypeError):
+        if sys.platform == "darwin":
+            return ctypes.CDLL(None).renamex_np(*names, exchange) == 0
+        return ctypes.CDLL(None).renameat2(here, names[0], here, names[1], exchange) == 0
+    return False
 
 
 def _flush(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    """Flush a folder's own entries, where the system can."""
+    """Flush a file to the disk, or a folder's own entries, where the system can."""
     if os.name == "nt":
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
         return
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def _is_running(process: int) -> bool:
+def _is_at_work(process: int) -> bool:
+    """Say whether another process of that number runs; what this one has in use, it knows."""
     import psutil
 
-    return psutil.pid_exists(process)
+    return process != os.getpid() and psutil.pid_exists(process)

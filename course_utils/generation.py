@@ -1,12 +1,22 @@
 """Writing token after token with a key-value cache: greedy, or sampled from a seed."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from course_utils.models.structure import soft_prompt_of
+from course_utils.models.structure import context_of, soft_prompt_of
+from course_utils.validation import (
+    check_count,
+    check_dimensions,
+    check_mask,
+    check_number,
+    check_shapes,
+    check_texts,
+    shown,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,7 +29,7 @@ def generate_tokens(
     attention_mask: Tensor,
     *,
     max_new_tokens: int,
-    eos_token_id: int,
+    eos_token_id: int | Sequence[int] | None,
     pad_token_id: int,
     temperature: float = 0.0,
     top_k: int | None = None,
@@ -33,7 +43,8 @@ def generate_tokens(
         input_ids: Prompts, padded on the left, (batch, seq).
         attention_mask: 1 on the tokens of the prompts, 0 on padding, (batch, seq).
         max_new_tokens: Tokens to add at the most.
-        eos_token_id: Token that ends an answer; it is part of it.
+        eos_token_id: Token that ends an answer, or several of which each does; it is part of it.
+            None or -1 for none.
         pad_token_id: Token that fills a row after its end.
         temperature: 0 takes the likeliest token; above it, one is drawn from softmax(logits / T).
         top_k: Draw from the so many likeliest tokens only.
@@ -46,15 +57,17 @@ def generate_tokens(
 
     Raises:
         ValueError: If a prompt is empty or padded on the right, a prompt and its answer do not fit
-            the model's context, or an option is out of range.
+            the model's context, an option or a token is out of range, or the model's logits are not
+            finite.
     """
-    _check_options(max_new_tokens, temperature, top_k, top_p)
-    check_prompts(model, attention_mask, max_new_tokens)
-    new_tokens = input_ids.new_full((len(input_ids), max_new_tokens), pad_token_id)
+    _check_options(temperature, top_k, top_p, generator)
+    check_prompts(model, input_ids, attention_mask, max_new_tokens)
+    check_count("pad_token_id", pad_token_id, at_least=0, at_most=vocabulary_of(model) - 1)
+    ends, columns = _as_tensor(eos_token_id, input_ids), []
     rows = torch.arange(len(input_ids), device=input_ids.device)
     tokens, mask, positions = input_ids, attention_mask, position_ids(attention_mask)
     cache = None
-    for step in range(max_new_tokens):
+    for _ in range(max_new_tokens):
         output = model(
             input_ids=tokens,
             attention_mask=mask,
@@ -63,11 +76,14 @@ def generate_tokens(
             use_cache=True,
             logits_to_keep=1,
         )
-        cache = output.past_key_values
+        cache = getattr(output, "past_key_values", None)
+        if cache is None:
+            raise ValueError(f"{type(model).__name__} keeps no keys and values of earlier tokens")
         logits = filter_logits(output.logits[:, -1].float(), temperature, top_k, top_p)
-        chosen = _choose(logits, temperature, generator)
-        new_tokens[rows, step] = chosen
-        goes_on = (chosen != eos_token_id).nonzero().flatten()
+        chosen = likeliest(logits) if temperature == 0 else _draw(logits, temperature, generator)
+        columns.append(input_ids.new_full((len(input_ids),), pad_token_id))
+        columns[-1][rows] = chosen
+        goes_on = torch.isin(chosen, ends, invert=True).nonzero().flatten()
         if not len(goes_on):
             break
         if len(goes_on) < len(rows):
@@ -79,7 +95,7 @@ def generate_tokens(
         # What lies before is in the cache: only the new token goes through the model.
         tokens, positions = chosen[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-    return new_tokens[:, : step + 1]
+    return torch.stack(columns, dim=1)
 
 
 def filter_logits(
@@ -95,7 +111,11 @@ def filter_logits(
 
     Returns:
         Logits to draw from, (batch, vocab).
+
+    Raises:
+        ValueError: If an option is out of range.
     """
+    _check_options(temperature, top_k, top_p)
     if temperature == 0:
         return logits
     logits = logits / temperature
@@ -108,6 +128,43 @@ def filter_logits(
         is_out[:, -1] = False
         logits = logits.masked_fill(is_out.scatter(1, order, is_out), -torch.inf)
     return logits
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """Return which of the last dimension's logits is the largest, (...).
+
+    Raises:
+        ValueError: If a largest one is not finite: of NaN, the first would count as the largest.
+    """
+    best = logits.argmax(dim=-1)
+    largest = logits.gather(-1, best[..., None]).squeeze(-1)
+    _check_finite(largest, "the model's largest logit")
+    return best
+
+
+def end_tokens(model: nn.Module, tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    """Return the tokens at which an answer ends: the tokenizer's, and what else the model names.
+
+    A chat model may end a turn and a text by different tokens; its ``generation_config`` has all.
+    """
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    several = named if isinstance(named, list | tuple) else [named]
+    return tuple(dict.fromkeys(t for t in [tokenizer.eos_token_id, *several] if t is not None))
+
+
+def is_end(tokens: Tensor, eos_token_id: int | Sequence[int] | None) -> Tensor:
+    """Return True where a token is an end token, of the tokens' shape.
+
+    Raises:
+        ValueError: If an end token is no whole number.
+    """
+    return torch.isin(tokens, _as_tensor(eos_token_id, tokens))
+
+
+def padding_of(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Return the token to pad with; without one of its own, an end token, which the mask hides."""
+    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(token for token in candidates if token is not None)
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
@@ -129,32 +186,45 @@ def encode_prompts(
 
     Returns:
         ``input_ids`` and ``attention_mask``, both (batch, seq).
+
+    Raises:
+        ValueError: If there is no prompt, or one is no text.
     """
+    check_texts(prompts=prompts)
     begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     rows = [begin + tokenizer(p, add_special_tokens=False)["input_ids"] for p in prompts]
-    length, pad = max(map(len, rows)), tokenizer.pad_token_id
+    length, pad = max(map(len, rows)), padding_of(tokenizer)
     ids = [[pad] * (length - len(row)) + row for row in rows]
     mask = [[0] * (length - len(row)) + [1] * len(row) for row in rows]
     return torch.tensor(ids, dtype=torch.long), torch.tensor(mask, dtype=torch.long)
 
 
-def check_prompts(model: nn.Module, attention_mask: Tensor, max_new_tokens: int) -> None:
+def check_prompts(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, max_new_tokens: int
+) -> None:
     """Check that a model can continue prompts by so many tokens.
 
     Args:
         model: Its configuration gives the context; a model that gives none takes any length.
+        input_ids: Prompts, padded on the left, (batch, seq).
         attention_mask: 1 on the tokens of the prompts, 0 on padding, (batch, seq).
         max_new_tokens: Tokens to be added at the most.
 
     Raises:
-        ValueError: If a prompt is empty or padded on the right, or does not fit.
+        ValueError: If a prompt is empty or padded on the right, does not fit, or has a token that
+            the model does not know.
     """
+    check_count("max_new_tokens", max_new_tokens)
+    check_shapes(input_ids=input_ids, attention_mask=attention_mask)
+    check_dimensions("input_ids", input_ids, "(batch, seq)")
+    check_mask("attention_mask", attention_mask)
+    check_words(model, input_ids, attention_mask)
     lengths = attention_mask.sum(dim=1)
     for row in (lengths == 0).nonzero().flatten().tolist()[:1]:
         raise ValueError(f"prompt {row} is empty: a prompt must have at least 1 token")
     for row in (attention_mask[:, -1] == 0).nonzero().flatten().tolist()[:1]:
         raise ValueError(f"prompt {row} is padded on the right: prompts must be padded on the left")
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_of(model)
     row, longest = int(lengths.argmax()), int(lengths.max())
     soft_prompt = soft_prompt_of(model)
     n_virtual = soft_prompt.num_virtual_tokens if soft_prompt is not None else 0
@@ -166,21 +236,64 @@ def check_prompts(model: nn.Module, attention_mask: Tensor, max_new_tokens: int)
         )
 
 
-def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+def check_words(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> None:
+    """Check that a model knows all tokens of a batch, padding included.
+
+    Raises:
+        ValueError: If it does not; the message names the token and its text.
+    """
+    if input_ids.dtype not in (torch.long, torch.int):
+        raise ValueError(f"input_ids of type {input_ids.dtype} must be whole numbers, torch.long")
+    n_words = vocabulary_of(model)
+    for row, place in ((input_ids < 0) | (input_ids >= n_words)).nonzero().tolist()[:1]:
+        kind = "token" if attention_mask[row, place] else "padding token"
+        raise ValueError(
+            f"{kind} {input_ids[row, place].item()} of text {row} must be in 0..{n_words - 1}, "
+            "the model's vocabulary: with a token added to the tokenizer, resize the embeddings"
+        )
+
+
+def vocabulary_of(model: nn.Module) -> int:
+    """Return how many tokens a model knows."""
+    return len(model.get_input_embeddings().weight)
+
+
+def _draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
     """Return one token a row, (batch,)."""
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).squeeze(1)
+    probabilities = logits.softmax(dim=-1)
+    # One logit that is not finite makes all of a row's probabilities NaN.
+    _check_finite(probabilities[:, 0], f"after temperature={temperature:g} a probability")
+    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+
+
+def _check_finite(values: Tensor, what: str) -> None:
+    if math.isfinite(values.sum().item()):  # one look at all of them, in the loop over tokens
+        return
+    for place in map(tuple, (~values.isfinite()).nonzero().tolist()[:1]):
+        raise ValueError(
+            f"{what} at {place} is {values[place].item()}: nothing can be chosen from logits that "
+            "are not finite"
+        )
+
+
+def _as_tensor(eos_token_id: int | Sequence[int] | None, like: Tensor) -> Tensor:
+    """Return end tokens, (n,), none for None."""
+    if eos_token_id is None:
+        eos_token_id = ()
+    tokens = eos_token_id if isinstance(eos_token_id, list | tuple) else (eos_token_id,)
+    for token in tokens:
+        check_count("eos_token_id", token, at_least=-1)
+    return torch.tensor(tokens, dtype=torch.long, device=like.device)
 
 
 def _check_options(
-    max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    generator: torch.Generator | None = None,
 ) -> None:
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
-    if not temperature >= 0:
-        raise ValueError(f"temperature={temperature} must be at least 0")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k={top_k} must be at least 1")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p} must be above 0 and at most 1")
+    check_number("temperature", temperature, at_least=0)
+    check_count("top_k", top_k, is_none_ok=True)
+    check_number("top_p", top_p, above=0, at_most=1, is_none_ok=True)
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(f"generator={shown(generator)} must be a torch.Generator, or None")

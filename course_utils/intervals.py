@@ -4,6 +4,11 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
+from course_utils.validation import check_as_many, check_number, plain_list
+
+# Beyond it, squares overflow.
+LARGEST = 1e150
+
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Return the mean of repeated runs and its 95 % confidence interval.
@@ -19,7 +24,7 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
         Mean, lower end, upper end.
 
     Raises:
-        ValueError: If ``values`` is empty or holds a number that is not finite.
+        ValueError: If ``values`` is empty or holds what is no finite number.
     """
     from scipy.stats import t
 
@@ -45,17 +50,18 @@ def can_tell_apart(first: Sequence[float], second: Sequence[float]) -> bool:
         ValueError: If either has fewer than two values, or one that is not finite.
     """
     first, second = _checked(first), _checked(second)
-    for values in (first, second):
-        if len(values) < 2:
-            raise ValueError(f"one run cannot be compared: need 2 seeds or more (got {values})")
+    if len(first) < 2 or len(second) < 2:
+        raise ValueError(
+            f"runs over {len(first)} and {len(second)} seeds cannot be compared: each needs 2 or "
+            "more"
+        )
     standard_error = math.sqrt(stdev(first) ** 2 / len(first) + stdev(second) ** 2 / len(second))
     return abs(fmean(first) - fmean(second)) > 2 * standard_error
 
 
 def _checked(values: Sequence[float]) -> list[float]:
-    values = [float(value) for value in values]
-    if not values:
-        raise ValueError("no values: an interval needs at least one run")
-    if not all(math.isfinite(value) for value in values):
-        raise ValueError(f"every value must be finite (got {values})")
-    return values
+    check_as_many(values=values)
+    values = plain_list(values)
+    for i, value in enumerate(values):
+        check_number(f"values[{i}]", value, at_least=-LARGEST, at_most=LARGEST)
+    return [float(value) for value in values]

@@ -30,9 +30,12 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hub": "models.hub",
     "lab": "cli.lab",
     "markup": "show.markup",
-    "memory.footprint": "memory.trained",
+    "memory.bottleneck": "memory",
+    "memory.footprint": "memory",
+    "memory.low_rank": "memory",
     "memory.ppo": "rlhf.memory",
     "memory.ppo_phases": "rlhf.memory_phases",
+    "memory.soft_prompts": "memory",
     "methods.adapters": "methods.adapter_set",
     "methods.base": "methods.verbs",
     "methods.carried": "methods.verbs",
@@ -59,11 +62,10 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "runs": "cli.notebooks.runs",
     "widgets": "show.widgets",
 }
-# Names that left a module which stands where it stood.
+# Names that left a module which stands where it stood: where they are now.
 NAMES: dict[tuple[str, str], str] = {
-    ("memory", "PPOEstimate"): "rlhf.memory",
-    ("memory", "estimate_ppo"): "rlhf.memory",
-    ("models", "file_sha256"): "files",
+    ("memory", "PPOEstimate"): "rlhf.memory.PPOEstimate",
+    ("memory", "estimate_ppo"): "rlhf.memory.estimate_ppo",
 }
 # What told `memory.estimate` of a method before the method's configuration did so itself.
 FOOTPRINTS: dict[str, str] = {
@@ -118,19 +120,23 @@ def find(module: str, name: str) -> object:
         return _Gone(name, FOOTPRINTS[name])
     if (place, name) not in NAMES:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    target = NAMES[place, name]
-    _warn(f"{module}.{name}", f"{_PACKAGE}.{target}.{name}")
-    return getattr(importlib.import_module(f"{_PACKAGE}.{target}"), name)
+    new, _, new_name = NAMES[place, name].rpartition(".")
+    _warn(f"{module}.{name}", f"{_PACKAGE}.{NAMES[place, name]}", stacklevel=4)
+    return getattr(importlib.import_module(f"{_PACKAGE}.{new}"), new_name)
 
 
 class MovedFinder:
-    """Finds modules under the names that they had before; Python asks it last of all."""
+    """Finds modules under the names that they had before.
+
+    Python asks it first of all: a package under its old name has the new one's folder, in which
+    the other finders would find its modules again and load a second copy.
+    """
 
     @classmethod
     def install(cls) -> None:
         """Let Python ask, once."""
         if not any(isinstance(finder, cls) for finder in sys.meta_path):
-            sys.meta_path.append(cls())
+            sys.meta_path.insert(0, cls())
 
     def find_spec(
         self, fullname: str, path: object = None, target: object = None
@@ -146,7 +152,7 @@ class _MovedLoader:
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         modules = [importlib.import_module(place) for place in self._places]
-        _warn(spec.name, " and ".join(self._places))
+        _warn(spec.name, " and ".join(self._places), stacklevel=3)
         if len(modules) == 1:
             self._own_spec = modules[0].__spec__
             return modules[0]
@@ -175,5 +181,6 @@ def _new_places(fullname: str) -> list[str]:
     return []
 
 
-def _warn(old: str, new: str) -> None:
-    warnings.warn(f"{old} is {new} now", FutureWarning, stacklevel=4)
+def _warn(old: str, new: str, *, stacklevel: int) -> None:
+    """Warn where the old name is asked for; Python does not count its own import system."""
+    warnings.warn(f"{old} is {new} now", FutureWarning, stacklevel=stacklevel)

@@ -1,6 +1,6 @@
-"""Checks of the machine and the installation: what is right, what may hurt, what is broken.
+"""``course doctor``: what is right with the machine and the installation, what is broken.
 
-Nothing is printed and nothing is changed; no detail of a healthy check names a path or a host.
+The checks print nothing and change nothing; no detail of a healthy one names a path or a host.
 """
 
 import importlib.util
@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,12 +18,13 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
+import typer
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from rich.text import Text
 
+from course_utils.cli.console import console
 from course_utils.cli.notebooks.files import notebooks_dir, select_notebooks
-from course_utils.models import embedded_model_dir, verify_checksums
-from course_utils.models.profiles import current_profile
 from course_utils.paths import checkout_dir, data_dir
 
 Status = Literal["ok", "warning", "broken"]
@@ -50,6 +52,29 @@ class Check:
     status: Status
     detail: str
     fix: str = ""
+
+
+_STYLES = {"ok": "green", "warning": "yellow", "broken": "bold red"}
+
+
+def doctor() -> None:
+    """Check the machine and the installation; exit with 1 if something is broken."""
+    counts: Counter[str] = Counter()
+    with console.status("looking") as status:
+        for check in iterate_checks(lambda subject: status.update(f"looking at {subject}")):
+            counts[check.status] += 1
+            console.print(_as_line(check), soft_wrap=True)
+    console.print(Text(", ".join(f"{counts[name]} {name}" for name in _STYLES), style="bold"))
+    if counts["broken"]:
+        raise typer.Exit(1)
+
+
+def _as_line(check: Check) -> Text:
+    text = Text(f"{check.status:8}", style=_STYLES[check.status])
+    text.append(f"{check.name:16}{check.detail}", style="not bold default")
+    if check.fix:
+        text.append(f"\n{'':8}{'fix:':>15} {check.fix}", style="not bold default")
+    return text
 
 
 def _ok(name: str, detail: str) -> Check:
@@ -195,6 +220,8 @@ def _gib(n_bytes: float) -> str:
 
 
 def _check_embedded_model() -> Iterator[Check]:
+    from course_utils.models import embedded_model_dir, verify_checksums
+
     try:
         folder = embedded_model_dir()
         verify_checksums(folder)
@@ -203,6 +230,19 @@ def _check_embedded_model() -> Iterator[Check]:
         return
     size_bytes = sum(file.stat().st_size for file in folder.iterdir())
     yield _ok("embedded model", f"{size_bytes / 1e6:.1f} MB, checksum matches")
+
+
+def _check_adapters() -> Iterator[Check]:
+    from course_utils.methods.storage import AdapterError, read_adapter
+    from course_utils.rlhf.assistant import SHIPPED, adapter_folder
+
+    try:
+        for name in SHIPPED:
+            read_adapter(adapter_folder(name))
+    except AdapterError as error:
+        yield _broken("adapters", str(error), "git checkout -- data/adapters")
+        return
+    yield _ok("adapters", f"{' and '.join(SHIPPED)}, checksums match")
 
 
 def _check_notebooks() -> Iterator[Check]:
@@ -253,6 +293,8 @@ def _check_gpu() -> Check:
 
 
 def _check_profile() -> Iterator[Check]:
+    from course_utils.models.profiles import current_profile
+
     try:
         profile = current_profile()
     except ValueError as error:
@@ -276,5 +318,6 @@ _CHECKS: tuple[tuple[str, Callable[[], Iterator[Check]]], ...] = (
     ("notebooks", _check_notebooks),
     ("Jupyter", _check_jupyter),
     ("torch (the import takes some seconds)", _check_torch),
+    ("adapters", _check_adapters),
     ("profile", _check_profile),
 )

@@ -1,10 +1,38 @@
-"""JupyterLab on the course's first chapter."""
+"""``course lab``: JupyterLab on the course's first chapter."""
 
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+
+from course_utils.cli.console import Folder, console
+
+
+def lab(
+    context: typer.Context,
+    browser: Annotated[
+        bool, typer.Option(help="Open a browser, where there is a screen to show it on.")
+    ] = True,
+    ip: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    folder: Folder = None,
+) -> None:
+    """Open JupyterLab on the first chapter; further arguments are JupyterLab's own."""
+    from course_utils.cli.notebooks.files import notebooks_dir, select_notebooks
+    from course_utils.paths import checkout_dir
+
+    chapter = select_notebooks(folder or notebooks_dir())[0]
+    root = folder or checkout_dir() or chapter.parent
+    has_browser = browser and has_screen()
+    console.print("JupyterLab is starting; Ctrl-C, twice, stops it.")
+    if browser and not has_browser:
+        console.print("There is no screen here: open the address below in a browser.")
+    open_lab(
+        lab_arguments(chapter, root, has_browser=has_browser, ip=ip, port=port, extra=context.args)
+    )
 
 
 def has_screen(environ: Mapping[str, str] | None = None, platform: str | None = None) -> bool:

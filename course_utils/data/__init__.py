@@ -12,10 +12,9 @@ from course_utils.data.batches import (
     pad_examples,
     pad_packed,
 )
+from course_utils.data.chat import alpaca_prompt, chat_prompt
 from course_utils.data.encode import (
     IGNORED,
-    alpaca_prompt,
-    chat_prompt,
     encode_answer,
     encode_instruction,
     encode_label,

@@ -2,11 +2,13 @@
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
 from course_utils.data.encode import IGNORED
+from course_utils.validation import check_as_many, check_count, check_flag, check_list, shown
 
 BUCKET_BATCHES = 16
 Example = Mapping[str, Sequence[int] | int]
@@ -19,21 +21,24 @@ def pad_examples(examples: Sequence[Example], pad_token_id: int) -> Batch:
     Returns:
         ``input_ids`` and ``attention_mask`` of shape (batch, seq), and ``labels`` of shape
         (batch, seq) with -100 on the padding, or of shape (batch,) for one class a text.
+
+    Raises:
+        ValueError: If there is no example, one is empty, its labels are not as many as its tokens,
+            or a token or a label is no whole number.
     """
-    length = max(len(example["input_ids"]) for example in examples)
-
-    def rows(name: str, value: int) -> Tensor:
-        return torch.tensor(
-            [[*e[name], *[value] * (length - len(e[name]))] for e in examples], dtype=torch.long
-        )
-
-    mask = [[1] * len(e["input_ids"]) + [0] * (length - len(e["input_ids"])) for e in examples]
-    batch = {"input_ids": rows("input_ids", pad_token_id), "attention_mask": torch.tensor(mask)}
-    if isinstance(examples[0]["labels"], int):
-        batch["labels"] = torch.tensor([e["labels"] for e in examples])
-    else:
-        batch["labels"] = rows("labels", IGNORED)
-    return batch
+    check_as_many(examples=examples)
+    check_count("pad_token_id", pad_token_id, at_least=0)
+    sizes = [_tokens_of(example, i) for i, example in enumerate(examples)]
+    mask = [[1] * size + [0] * (max(sizes) - size) for size in sizes]
+    labels = [example["labels"] for example in examples]
+    n_classes = sum(isinstance(label, Integral) for label in labels)
+    if 0 < n_classes < len(labels):
+        raise ValueError("some examples have one class and others a label a token")
+    return {
+        "input_ids": _padded([e["input_ids"] for e in examples], pad_token_id, sizes),
+        "attention_mask": torch.tensor(mask),
+        "labels": _whole(labels) if n_classes else _padded(labels, IGNORED, sizes),
+    }
 
 
 class PackedRows(Sequence):
@@ -53,7 +58,10 @@ class PackedRows(Sequence):
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
         row: dict[str, list[int]] = {"input_ids": [], "labels": [], "position_ids": []}
-        for example in (self.examples[i] for i in self.groups[index]):
+        for i in self.groups[index]:
+            example = self.examples[i]
+            if _tokens_of(example, i) != _length(example["labels"]):
+                raise ValueError(f"example {i} must have one label a token, to be packed")
             row["input_ids"] += example["input_ids"]
             row["labels"] += [IGNORED, *example["labels"][1:]]
             row["position_ids"] += range(len(example["input_ids"]))
@@ -61,9 +69,16 @@ class PackedRows(Sequence):
 
 
 def lengths_of(examples: Sequence[Example]) -> list[int]:
-    """Return the length of each example in tokens."""
+    """Return the length of each example in tokens.
+
+    Raises:
+        ValueError: If an example has no ``input_ids``.
+    """
     lengths = getattr(examples, "lengths", None)
-    return [len(example["input_ids"]) for example in examples] if lengths is None else lengths
+    if lengths is not None:
+        return lengths
+    check_list("examples", examples)
+    return [_length(_field(example, "input_ids", i)) for i, example in enumerate(examples)]
 
 
 def pack_examples(examples: Sequence[Example], length_tokens: int) -> PackedRows:
@@ -74,13 +89,17 @@ def pack_examples(examples: Sequence[Example], length_tokens: int) -> PackedRows
     Rows come back in the order of their first example, so that packing does not sort by length.
 
     Raises:
-        ValueError: If an example is longer than a row.
+        ValueError: If there is no example, one is empty, or one is longer than a row.
     """
+    check_as_many(examples=examples)
+    check_count("length_tokens", length_tokens)
     lengths = lengths_of(examples)
     if max(lengths) > length_tokens:
         raise ValueError(
             f"an example of {max(lengths)} tokens does not fit length_tokens={length_tokens}"
         )
+    if 0 in lengths:
+        raise ValueError(f"example {lengths.index(0)} is empty: it must have at least 1 token")
     bins: list[list[int]] = []
     by_space: dict[int, list[int]] = {}
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -102,15 +121,21 @@ def pad_packed(rows: Sequence[Mapping[str, Sequence[int]]], pad_token_id: int) -
     Returns:
         ``input_ids``, ``labels`` and ``position_ids``, each of shape (batch, seq); no attention
         mask, since transformers reads the borders off the positions.
+
+    Raises:
+        ValueError: If there is no row, or a token or a label is no whole number.
     """
-    length = max(len(row["input_ids"]) for row in rows)
-    batch: dict[str, list[list[int]]] = {"input_ids": [], "labels": [], "position_ids": []}
-    for row in rows:
-        missing = length - len(row["input_ids"])
-        batch["input_ids"].append([*row["input_ids"], *[pad_token_id] * missing])
-        batch["labels"].append([*row["labels"], *[IGNORED] * missing])
-        batch["position_ids"].append([*row["position_ids"], *range(missing)])
-    return {name: torch.tensor(values, dtype=torch.long) for name, values in batch.items()}
+    check_as_many(rows=rows)
+    check_count("pad_token_id", pad_token_id, at_least=0)
+    sizes = [_tokens_of(row, i) for i, row in enumerate(rows)]
+    positions = [_field(row, "position_ids", i) for i, row in enumerate(rows)]
+    return {
+        "input_ids": _padded([row["input_ids"] for row in rows], pad_token_id, sizes),
+        "labels": _padded([row["labels"] for row in rows], IGNORED, sizes),
+        "position_ids": _whole(
+            [[*row, *range(max(sizes) - n)] for row, n in zip(positions, sizes, strict=True)]
+        ),
+    }
 
 
 def batch_order(lengths: Sequence[int], batch_size: int, seed: int) -> Iterator[list[int]]:
@@ -119,7 +144,13 @@ def batch_order(lengths: Sequence[int], batch_size: int, seed: int) -> Iterator[
     Examples of similar length are put together (shuffled, sorted within a window of sixteen
     batches, the batches shuffled again), so that little of a batch is padding. The order is a
     function of the seed alone, which is what lets a killed run resume exactly.
+
+    Raises:
+        ValueError: If there is no example, or a number is out of range.
     """
+    check_as_many(lengths=lengths)
+    check_count("batch_size", batch_size)
+    check_count("seed", seed, at_least=0)
     epoch = 0
     while True:
         rng = random.Random(f"{seed}-{epoch}")
@@ -135,7 +166,59 @@ def batch_order(lengths: Sequence[int], batch_size: int, seed: int) -> Iterator[
         epoch += 1
 
 
-def count_targets(batch: Mapping[str, Tensor]) -> int:
-    """Return how many tokens, or class labels, of a batch the loss is a mean over."""
+def count_targets(batch: Mapping[str, Tensor], *, is_shifted: bool = True) -> int:
+    """Return how many tokens, or class labels, of a batch the loss is a mean over.
+
+    Args:
+        batch: A padded batch.
+        is_shifted: Whether each token's label is predicted at the token before, as by a language
+            model, so that the first has none; a token classifier predicts it where it stands.
+    """
+    check_flag("is_shifted", is_shifted)
     labels = batch["labels"]
-    return int((labels[:, 1:] != IGNORED).sum()) if labels.ndim == 2 else len(labels)
+    if labels.ndim == 2 and is_shifted:
+        labels = labels[:, 1:]
+    return int((labels != IGNORED).sum())
+
+
+def _tokens_of(example: Example, i: int) -> int:
+    """Return how many tokens an example has, after a look at its labels."""
+    size = _length(_field(example, "input_ids", i))
+    labels = _field(example, "labels", i)
+    if not size:
+        ids = shown(example["input_ids"])
+        raise ValueError(f"example {i} has input_ids={ids}: it must have at least 1 token")
+    if not isinstance(labels, Integral) and _length(labels) != size:
+        raise ValueError(
+            f"example {i} has labels={shown(labels)} for {size} tokens: it must have one a token, "
+            "or one class"
+        )
+    return size
+
+
+def _field(example: Example, name: str, i: int) -> Sequence[int] | int:
+    if not isinstance(example, Mapping) or name not in example:
+        raise ValueError(f"example {i} is {shown(example)}: it must have {name}")
+    return example[name]
+
+
+def _length(values: object) -> int:
+    """Return how many values there are; what is no list of them has none."""
+    is_list = hasattr(values, "__len__") and not isinstance(values, str | bytes | Mapping)
+    return len(values) if is_list else 0
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int, sizes: Sequence[int]) -> Tensor:
+    longest = max(sizes)
+    return _whole([[*row, *[value] * (longest - n)] for row, n in zip(rows, sizes, strict=True)])
+
+
+def _whole(values: list) -> Tensor:
+    """Return whole numbers as a tensor; PyTorch would cut fractions off."""
+    try:
+        tensor = torch.tensor(values)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"tokens and labels must be whole numbers: {shown(values)}") from error
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise ValueError(f"tokens and labels must be whole numbers: {shown(values)}")
+    return tensor.long()

@@ -1,28 +1,41 @@
 """Rows as they stand in a file or in a data set of the Hub, each with the place it stands at."""
 
+import codecs
 import csv
 import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from course_utils.validation import shown
 
 # Read when the Hub's libraries are first imported; nothing is told about the learner.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 ROWS_OF_FIELDS = (".jsonl", ".csv", ".tsv")
 PLAIN_TEXT = (".txt", ".md", ".raw")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
+HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}|[\w-]{1,96}")
+# What a file may begin with to say how its text is encoded; without a mark it is UTF-8.
+ENCODINGS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 Placed = tuple[str, dict[str, Any]]
+Record = tuple[int, list[str]]
 
 
 def read_jsonl(path: Path) -> list[dict]:
     """Read a file of one JSON object a line; blank lines are passed over.
 
     Raises:
+        OSError: If the file cannot be read.
         ValueError: If a line is not a JSON object; the message names the line.
     """
     return [row for _, row in _json_lines(path)]
@@ -36,11 +49,15 @@ def read_file(path: Path) -> list[Placed]:
 
     Raises:
         FileNotFoundError: If there is no such file.
+        OSError: If it cannot be read.
         ValueError: If the ending is another, the file is empty or a line is damaged.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises where a name is too long
+        place = str(path)[-120:]
         raise FileNotFoundError(
-            f"{path} is a folder: name one file in it" if path.is_dir() else f"{path} is not there"
+            f"{place} is a folder: name one file in it"
+            if os.path.isdir(path)
+            else f"{place} is not there"
         )
     if is_plain_text(path):
         rows = [(path.name, {"text": text}) for text in _documents(path)]
@@ -64,8 +81,7 @@ def is_plain_text(path: Path) -> bool:
 
 def is_hub_id(source: str | Path) -> bool:
     """Return whether a source names a data set of the Hub: no file here, and shaped like an id."""
-    path = Path(source)
-    is_file = path.exists() or path.suffix.lower() in ROWS_OF_FIELDS + PLAIN_TEXT
+    is_file = os.path.exists(source) or Path(source).suffix.lower() in ROWS_OF_FIELDS + PLAIN_TEXT
     return isinstance(source, str) and not is_file and HUB_ID.fullmatch(source) is not None
 
 
@@ -101,18 +117,71 @@ def read_hub(
     return [(f"{name}, row {number}", row) for number, row in enumerate(dataset)]
 
 
+def parse_json(text: str) -> Any:  # noqa: ANN401
+    """Return what a JSON text says, if it says everything once, in numbers and texts that exist.
+
+    Raises:
+        ValueError: If it is not JSON, has a key twice, nests too deep, or holds NaN, an infinity, a
+            number of thousands of digits or half of a surrogate pair.
+    """
+    try:
+        found = json.loads(
+            text, object_pairs_hook=_as_dict, parse_constant=_refuse, parse_float=_finite
+        )
+        # Only an escape can be half of a pair: the text itself has been decoded.
+        lone = re.search("[\ud800-\udfff]", _written(found)) if "\\ud" in text.lower() else None
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error
+    except ValueError as error:
+        raise ValueError(getattr(error, "msg", str(error))) from error
+    if lone:
+        raise ValueError(f"it holds {lone[0]!r}, half of a character")
+    return found
+
+
+def _written(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the key {shown(name)} is there twice")
+        found[name] = value
+    return found
+
+
+def _refuse(digits: str) -> NoReturn:
+    raise ValueError(f"{digits[:20]} is no finite number")
+
+
+def _finite(digits: str) -> float:
+    return number if abs(number := float(digits)) < float("inf") else _refuse(digits)
+
+
 def _told(error: Exception) -> str:
     """Return the beginning of a library's message, as one line without its full stop."""
     return " ".join(str(error).split())[:160].rstrip(". ")
 
 
 def _text_of(path: Path) -> str:
-    content = path.read_bytes()
+    """Return a file's text, or say which of its lines is none."""
     try:
-        return content.decode("utf-8-sig")
+        content = path.read_bytes()
+    except OSError as error:
+        raise type(error)(f"{path} cannot be read: {error.strerror}") from error
+    encoding = next((e for mark, e in ENCODINGS.items() if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path.name}, line {line} is not UTF-8: save it as UTF-8") from error
+        line = content[: error.start].decode(encoding, "ignore").count("\n") + 1
+        name = encoding.upper().removesuffix("-SIG")
+        raise ValueError(f"{path.name}, line {line} is not {name}: save it as UTF-8") from error
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ValueError(f"{path.name}, line {line} holds a NUL byte: save it as text, in UTF-8")
+    return text
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
@@ -121,9 +190,9 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path.name}, line {number} is not JSON: {error.msg}") from error
+            row = parse_json(line)
+        except ValueError as error:
+            raise ValueError(f"{path.name}, line {number} is not JSON: {error}") from error
         if not isinstance(row, dict):
             raise ValueError(f"{path.name}, line {number} is no JSON object: {line.strip()[:40]}")
         yield number, row
@@ -131,35 +200,49 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     text = _text_of(path)
-    first_line = text.partition("\n")[0]
     # Spreadsheets of many countries write semicolons.
-    delimiter = max(",;\t", key=first_line.count)
-    records = _numbered(
-        path, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    )
-    _, header = next(records, (0, []))
+    delimiters = "\t" if path.suffix.lower() == ".tsv" else ",;\t"
+    records, fault = max((_read_csv(text, delimiter) for delimiter in delimiters), key=_fit)
+    _, header = records[0] if records else (0, [])
     names = [name.strip() for name in header]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"{path.name}: column {name!r} is there twice")
-    for number, record in records:
+            raise ValueError(f"{path.name}: column {shown(name)} is there twice")
+    for number, record in records[1:]:
         if len(record) != len(names):
             raise ValueError(
                 f"{path.name}, line {number} has {len(record)} fields, the header {len(names)}"
             )
         yield number, dict(zip(names, record, strict=True))
+    if fault:
+        raise ValueError(f"{path.name}, {fault}")
 
 
-def _numbered(path: Path, reader: Iterable[list[str]]) -> Iterator[tuple[int, list[str]]]:
-    """Yield the records of a CSV reader that are not blank, with the line each begins on."""
-    line = 0
+def _read_csv(text: str, delimiter: str) -> tuple[list[Record], str]:
+    """Return the records from the header on, each with the line it begins on, and what ends them.
+
+    Blank lines are passed over. What ends them is empty if it is the end of the file.
+    """
+    limit = csv.field_size_limit(max(len(text), 1))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    records, fault, line = [], "", 0
     try:
         for record in reader:
-            if record:
-                yield line + 1, record
+            if record if records else any(field.strip() for field in record):
+                records.append((line + 1, record))
             line = reader.line_num
     except csv.Error as error:
-        raise ValueError(f"{path.name}, line {line + 1} is no CSV: {error}") from error
+        fault = f"line {line + 1} is no CSV: {error}"
+    finally:
+        csv.field_size_limit(limit)
+    return records, fault
+
+
+def _fit(reading: tuple[list[Record], str]) -> tuple[bool, bool, int]:
+    """Return how likely a delimiter is: it parts the header, all rows alike, into many fields."""
+    records, fault = reading
+    widths = [len(record) for _, record in records] or [0]
+    return widths[0] > 1, not fault and len(set(widths)) == 1, widths[0]
 
 
 def _documents(path: Path) -> list[str]:

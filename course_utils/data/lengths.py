@@ -6,6 +6,7 @@ from itertools import islice
 from statistics import fmean, median
 
 from course_utils.data.batches import Example, batch_order, lengths_of, pack_examples
+from course_utils.validation import check_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +48,14 @@ def length_statistics(
         row_tokens: Length of packed rows; the longest example by default.
 
     Raises:
-        ValueError: If there are no examples, ``batch_size`` is below 1, or an example is longer
-            than a packed row.
+        ValueError: If there are no tokens, ``batch_size`` or ``row_tokens`` is below 1, or an
+            example is longer than a packed row.
     """
+    check_count("batch_size", batch_size)
+    check_count("row_tokens", row_tokens, is_none_ok=True)
     lengths = lengths_of(examples)
-    if not lengths:
-        raise ValueError("no examples: there is nothing to measure")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    if not sum(lengths):
+        raise ValueError(f"no tokens in {len(lengths)} examples: there is nothing to measure")
     total, ordered = sum(lengths), sorted(lengths)
     epoch = islice(batch_order(lengths, batch_size, seed=0), -(-len(lengths) // batch_size))
     padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in epoch)

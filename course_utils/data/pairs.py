@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from course_utils.data.batches import Batch, Example, pad_examples
-from course_utils.data.encode import chat_prompt, encode_answer
+from course_utils.data.chat import chat_prompt
+from course_utils.data.encode import encode_answer
+from course_utils.validation import check_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,7 +24,12 @@ def encode_preference(
 
     Returns:
         ``input_ids``, and ``labels`` 0: a score is compared with another one, not with a label.
+
+    Raises:
+        ValueError: If one of them is no text, or ``max_length_tokens`` is below 2, which leaves no
+            token of the answer.
     """
+    check_count("max_length_tokens", max_length_tokens, at_least=2)
     rendered = chat_prompt(tokenizer, prompt)
     ids = encode_answer(tokenizer, rendered, answer, max_length_tokens=max_length_tokens + 1)
     return {"input_ids": ids["input_ids"][:-1], "labels": 0}

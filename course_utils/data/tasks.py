@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from course_utils.data.files import read_jsonl
 from course_utils.paths import data_dir
+from course_utils.validation import check_choice
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -20,8 +21,7 @@ def split_names(task: str) -> tuple[str, ...]:
     Raises:
         ValueError: If there is no such task set.
     """
-    if task not in task_names():
-        raise ValueError(f"task {task!r} must be one of {', '.join(task_names())}")
+    check_choice("task", task, task_names())
     return tuple(sorted(path.stem for path in (data_dir() / "tasks" / task).glob("*.jsonl")))
 
 
@@ -33,6 +33,5 @@ def load_task(task: str, split: str = "train") -> "Dataset":
     """
     from datasets import Dataset
 
-    if split not in split_names(task):
-        raise ValueError(f"split {split!r} of {task} must be one of {', '.join(split_names(task))}")
+    check_choice(f"split of {task}", split, split_names(task))
     return Dataset.from_list(read_jsonl(data_dir() / "tasks" / task / f"{split}.jsonl"))

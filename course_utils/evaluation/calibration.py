@@ -5,6 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from course_utils.validation import check_count, check_dimensions, check_mask, check_shapes
+
+MAX_BINS = 10_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reliability:
@@ -33,15 +37,12 @@ def reliability(probabilities: Tensor, outcomes: Tensor, n_bins: int = 10) -> Re
         n_bins: Number of bins M.
 
     Raises:
-        ValueError: If the shapes differ, or a value is out of range.
+        ValueError: If there is no prediction, the shapes differ, or a value is out of range.
     """
-    if probabilities.shape != outcomes.shape:
-        raise ValueError(
-            f"probabilities {tuple(probabilities.shape)} and outcomes {tuple(outcomes.shape)} "
-            "must have the same shape"
-        )
-    if n_bins < 1:
-        raise ValueError(f"n_bins={n_bins} must be at least 1")
+    check_shapes(probabilities=probabilities, outcomes=outcomes)
+    check_dimensions("probabilities", probabilities, "(n,)")
+    check_mask("outcomes", outcomes)
+    check_count("n_bins", n_bins, at_most=MAX_BINS)
     outside = probabilities[~((probabilities >= 0) & (probabilities <= 1))]
     if len(outside):
         raise ValueError(f"a probability of {outside[0].item()} must be in 0..1")
@@ -68,8 +69,6 @@ def expected_calibration_error(probabilities: Tensor, outcomes: Tensor, n_bins: 
     Raises:
         ValueError: If there is no prediction, the shapes differ, or a value is out of range.
     """
-    if not len(probabilities):
-        raise ValueError("a calibration error needs at least one prediction")
     bins = reliability(probabilities, outcomes, n_bins)
     gaps = (bins.observed - bins.predicted).abs().nan_to_num(0)
     return (bins.count * gaps).sum().item() / len(probabilities)

@@ -8,6 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
+from course_utils.validation import (
+    check_as_many,
+    check_count,
+    check_number,
+    check_rows,
+    check_text,
+    check_texts,
+    plain_list,
+)
+
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -65,9 +75,11 @@ def exact_match_by(
         column: What to group by.
 
     Raises:
-        ValueError: If there is not one prediction a row.
+        ValueError: If there is not one prediction a row, or a row lacks its output or the column.
     """
-    _check_pairs(predictions, rows, "rows")
+    check_rows("rows", rows, "output", column)
+    check_as_many(rows=rows, predictions=predictions)
+    check_texts(predictions=predictions)
     groups: dict[str, list[bool]] = defaultdict(list)
     for row, prediction in zip(rows, predictions, strict=True):
         groups[row[column]].append(prediction.strip() == row["output"].strip())
@@ -82,6 +94,8 @@ def token_f1(prediction: str, reference: str) -> float:
     arXiv:1606.05250, section 6.1). Misleads where order or a small word decides: "the dog bit the
     man" and "the man bit the dog" score 1, and a missing "not" costs little.
     """
+    check_text("prediction", prediction)
+    check_text("reference", reference)
     predicted, expected = _answer_words(prediction), _answer_words(reference)
     if not predicted or not expected:
         return float(predicted == expected)
@@ -110,7 +124,7 @@ def bleu(predictions: Sequence[str], *references: Sequence[str]) -> float:
     if not references:
         raise ValueError("no references: BLEU compares with at least one text each")
     for texts in references:
-        _check_pairs(predictions, texts, "references")
+        check_texts(predictions=predictions, references=texts)
     return sacrebleu.corpus_bleu(list(predictions), [list(texts) for texts in references]).score
 
 
@@ -128,10 +142,10 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
         0 (one n-gram over and over, or no words) to 1.
 
     Raises:
-        ValueError: If ``n`` is below 1.
+        ValueError: If ``n`` is below 1, or there is no text.
     """
-    if n < 1:
-        raise ValueError(f"n={n} must be at least 1")
+    check_count("n", n)
+    check_texts(texts=texts)
     words = [text.split() for text in texts]
     ngrams = {tuple(row[i : i + n]) for row in words for i in range(len(row) - n + 1)}
     return len(ngrams) / max(1, sum(map(len, words)))
@@ -152,16 +166,15 @@ def win_rate(
         confidence: Share of intervals that shall hold the true rate, between 0 and 1.
 
     Raises:
-        ValueError: If the numbers differ or are none, a score is not finite, or ``confidence`` is
-            out of range.
+        ValueError: If the numbers differ or are none, a score is no finite number, or
+            ``confidence`` is out of range.
     """
-    _check_pairs(scores, reference_scores, "reference scores")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence} must lie between 0 and 1")
-    pairs = [(float(a), float(b)) for a, b in zip(scores, reference_scores, strict=True)]
-    for k, pair in enumerate(pairs):
-        if not all(map(math.isfinite, pair)):
-            raise ValueError(f"scores of prompt {k} are {pair[0]} and {pair[1]}: must be finite")
+    check_as_many(scores=scores, reference_scores=reference_scores)
+    check_number("confidence", confidence, above=0, below=1)
+    pairs = list(zip(plain_list(scores), plain_list(reference_scores), strict=True))
+    for i, pair in enumerate(pairs):
+        check_number(f"scores[{i}]", pair[0])
+        check_number(f"reference_scores[{i}]", pair[1])
     wins, ties = sum(a > b for a, b in pairs), sum(a == b for a, b in pairs)
     rate = (wins + ties / 2) / len(pairs)
     lower, upper = _wilson(rate, len(pairs), confidence)
@@ -181,10 +194,3 @@ def _wilson(rate: float, count: int, confidence: float) -> tuple[float, float]:
 
 def _answer_words(text: str) -> list[str]:
     return ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split()
-
-
-def _check_pairs(given: Sequence, expected: Sequence, name: str) -> None:
-    if not len(given) or len(given) != len(expected):
-        raise ValueError(
-            f"{len(given)} values against {len(expected)} {name}: must be as many, and at least one"
-        )

@@ -10,6 +10,7 @@ from torch import nn
 
 from course_utils.data import load_task
 from course_utils.evaluation.scoring import greedy_matches, perplexity
+from course_utils.validation import check_count, check_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,7 +47,11 @@ def recall_by(
         rows: Probes with the column.
         key: The column.
         with_end: Whether the end token must follow the answer.
+
+    Raises:
+        ValueError: If there is no probe, or one lacks the column, its prompt or its answer.
     """
+    check_rows("rows", rows, "prompt", "answer", key)
     prompts, answers = ([row[name] for row in rows] for name in ("prompt", "answer"))
     matches = greedy_matches(model, tokenizer, prompts, answers, with_end=with_end)
     groups: dict[str, list[bool]] = defaultdict(list)
@@ -69,7 +74,12 @@ def retention(
         tokenizer: Its tokenizer.
         n_facts: Ask only the first so many probes (they are shuffled); all by default.
         n_texts: Held-out texts read for the perplexity.
+
+    Raises:
+        ValueError: If a number is below 1.
     """
+    check_count("n_facts", n_facts, is_none_ok=True)
+    check_count("n_texts", n_texts)
     facts = load_task("retention", "facts")
     rows = list(facts)[:n_facts]
     by_tier = recall_by(model, tokenizer, rows, "tier")

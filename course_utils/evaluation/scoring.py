@@ -8,10 +8,30 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from course_utils.data import IGNORED, Batch, Example, encode_answer, encode_text, pad_examples
+from course_utils.data import (
+    IGNORED,
+    Batch,
+    Example,
+    encode_answer,
+    encode_text,
+    lengths_of,
+    pad_examples,
+)
+from course_utils.generation import check_words, likeliest
+from course_utils.models.structure import context_of
+from course_utils.validation import (
+    check_as_many,
+    check_count,
+    check_flag,
+    check_shapes,
+    check_texts,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# Beyond it, exp overflows.
+LARGEST_LOSS = 700.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +58,13 @@ def perplexity(
     batch_size: int = 32,
     max_length_tokens: int = 256,
 ) -> float:
-    """Return exp(mean negative log-likelihood of a token) over ``texts``."""
+    """Return exp(mean negative log-likelihood of a token) over ``texts``.
+
+    Raises:
+        ValueError: If there is no text, or one has no token to predict, or does not fit the model.
+    """
+    check_texts(texts=texts)
+    check_count("max_length_tokens", max_length_tokens)
     examples = [encode_text(tokenizer, t, max_length_tokens=max_length_tokens) for t in texts]
     total = count = 0.0
     for batch, _ in _batches(model, examples, batch_size):
@@ -47,7 +73,7 @@ def perplexity(
             logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
         ).item()
         count += int((targets != IGNORED).sum())
-    return math.exp(total / count)
+    return math.inf if total / count > LARGEST_LOSS else math.exp(total / count)
 
 
 def greedy_matches(
@@ -73,7 +99,14 @@ def greedy_matches(
         batch_size: Sequences a forward pass.
         with_end: Whether the end token must follow the answer.
         max_length_tokens: Longest sequence.
+
+    Raises:
+        ValueError: If there is not one answer a prompt, one does not fit the model, or the model's
+            logits are not finite.
     """
+    check_texts(prompts=prompts, answers=answers)
+    check_count("max_length_tokens", max_length_tokens)
+    check_flag("with_end", with_end)
     examples = []
     for prompt, answer in zip(prompts, answers, strict=True):
         example = encode_answer(tokenizer, prompt, answer, max_length_tokens=max_length_tokens)
@@ -83,19 +116,29 @@ def greedy_matches(
     matches = [False] * len(examples)
     for batch, indices in _batches(model, examples, batch_size):
         logits, targets = _shifted(model, batch)
-        right = ((logits.argmax(-1) == targets) | (targets == IGNORED)).all(dim=1)
-        for index, is_right in zip(indices, right.tolist(), strict=True):
+        is_answer, right = targets != IGNORED, torch.ones_like(targets, dtype=torch.bool)
+        right[is_answer] = likeliest(logits[is_answer]) == targets[is_answer]
+        for index, is_right in zip(indices, right.all(dim=1).tolist(), strict=True):
             matches[index] = is_right
     return matches
 
 
 def accuracy(model: nn.Module, examples: Sequence[Example], *, batch_size: int = 64) -> float:
-    """Return the share of class labels a sequence classifier predicts."""
+    """Return the share of class labels a sequence classifier predicts.
+
+    Raises:
+        ValueError: If there is no example, one does not fit the model, or the model's logits are
+            not finite.
+    """
     right = 0
+    if getattr(model.config, "pad_token_id", None) is None:
+        batch_size = 1  # Which token is a text's last cannot be told from padding.
     for batch, _ in _batches(model, examples, batch_size):
         labels = batch.pop("labels")
         with torch.no_grad():
-            right += int((model(**batch).logits.argmax(-1) == labels).sum())
+            predicted = likeliest(model(**batch).logits)
+        check_shapes(labels=labels, predictions=predicted)
+        right += int((predicted == labels).sum())
     return right / len(examples)
 
 
@@ -113,7 +156,8 @@ def token_scores(
         batch_size: Sequences a forward pass.
 
     Raises:
-        ValueError: If no place carries a label.
+        ValueError: If no place carries a label, one is no class of the model, an example does not
+            fit the model, or the model's logits are not finite.
     """
     pairs = []
     for batch, _ in _batches(model, examples, batch_size):
@@ -122,10 +166,12 @@ def token_scores(
             # Virtual tokens, where a method has some in its output, stand at the front.
             logits = model(**batch).logits[:, -labels.shape[1] :]
         is_labelled = labels != IGNORED
-        pairs.append(torch.stack([labels[is_labelled], logits.argmax(-1)[is_labelled]]).cpu())
-    if not pairs or not (found := torch.cat(pairs, dim=1)).numel():
+        pairs.append(torch.stack([labels[is_labelled], likeliest(logits[is_labelled])]).cpu())
+    found, n_classes = torch.cat(pairs, dim=1), logits.shape[-1]
+    if not found.numel():
         raise ValueError("no place carries a label: there is nothing to score")
-    n_classes = logits.shape[-1]
+    for label in (found[0].min().item(), found[0].max().item()):
+        check_count("label", label, at_least=0, at_most=n_classes - 1)
     table = torch.bincount(found[0] * n_classes + found[1], minlength=n_classes**2)
     table = table.view(n_classes, n_classes).double()  # of each label (row), what was predicted
     hits, total = table.diag(), table.sum(0) + table.sum(1)
@@ -139,13 +185,21 @@ def token_scores(
 
 def _batches(model: nn.Module, examples: Sequence[Example], batch_size: int):  # noqa: ANN202
     """Yield padded batches, shortest examples first, and their indices; the model evaluates."""
-    device = next(model.parameters()).device
+    check_as_many(examples=examples)
+    check_count("batch_size", batch_size)
+    device, context = next(model.parameters()).device, context_of(model)
     pad = getattr(model.config, "pad_token_id", None) or 0
     model.eval()
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))
+    lengths = lengths_of(examples)
+    if context is not None and max(lengths) > context:
+        raise ValueError(
+            f"a text of {max(lengths)} tokens must fit the model's context of {context} tokens"
+        )
+    order = sorted(range(len(examples)), key=lengths.__getitem__)
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         batch = pad_examples([examples[i] for i in indices], pad)
+        check_words(model, batch["input_ids"], batch["attention_mask"])
         yield {name: tensor.to(device) for name, tensor in batch.items()}, indices
 
 

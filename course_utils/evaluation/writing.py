@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from course_utils.generation import encode_prompts, generate_tokens
+from course_utils.generation import encode_prompts, end_tokens, generate_tokens, padding_of
+from course_utils.validation import check_count, check_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,7 +32,14 @@ def generate(
         temperature: 0 decodes greedily; above it, samples from the softened distribution.
         seed: Seed of the sampling.
         batch_size: Prompts a pass, padded on the left.
+
+    Raises:
+        ValueError: If there is no prompt, one does not fit the model, an option is out of range, or
+            the model's logits are not finite.
     """
+    check_texts(prompts=prompts)
+    check_count("batch_size", batch_size)
+    check_count("seed", seed, at_least=0)
     device = next(model.parameters()).device
     model.eval()
     generator = torch.Generator(device).manual_seed(seed)
@@ -42,8 +50,8 @@ def generate(
             model,
             *(tensor.to(device) for tensor in inputs),
             max_new_tokens=max_new_tokens,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=end_tokens(model, tokenizer),
+            pad_token_id=padding_of(tokenizer),
             temperature=temperature,
             generator=generator,
         )

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from course_utils.validation import check_count, check_names
+
 
 def count_tokens(batch: Mapping[str, Tensor]) -> int:
     """Return the tokens of a batch that are not padding.
@@ -33,8 +35,8 @@ def step_time_seconds(step: Callable[[], object], *, repeats: int = 10, warmup: 
     Raises:
         ValueError: If ``repeats`` is below 1 or ``warmup`` below 0.
     """
-    if repeats < 1 or warmup < 0:
-        raise ValueError(f"repeats={repeats} must be at least 1 and warmup={warmup} at least 0")
+    check_count("repeats", repeats)
+    check_count("warmup", warmup, at_least=0)
     for _ in range(warmup):
         step()
     return statistics.median(_seconds(step) for _ in range(repeats))
@@ -65,8 +67,9 @@ def paired_latency(
     Raises:
         ValueError: If there is nothing to time, or a number is out of range.
     """
-    if not models or rounds < 1:
-        raise ValueError(f"{len(models)} calls in rounds={rounds}: both must be at least 1")
+    check_names("models", models.keys())
+    check_count("rounds", rounds)
+    check_count("warmup", warmup, at_least=0)
     names, seconds = list(models), {name: [] for name in models}
     for index in range(warmup + rounds):
         for name in names if index % 2 == 0 else reversed(names):

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from course_utils.models.structure import transformer_blocks
+
 
 class Gauge:
     """A level that goes up and down, and the highest it has been."""
@@ -141,7 +143,7 @@ class SavedTensors:
     def __init__(
         self, model: nn.Module, known: Iterable[Tensor], logits_shape: tuple[int, int]
     ) -> None:
-        self._blocks = find_blocks(model)
+        self._blocks = transformer_blocks(model)
         self._known = {storage_key(tensor) for tensor in known}
         self._logits_shape = logits_shape
         self._place: int | None = None
@@ -195,15 +197,3 @@ def has_logits_shape(tensor: Tensor, shape: tuple[int, int]) -> bool:
     n_tokens, n_outputs = shape
     is_matrix = tensor.dim() >= 2 and tensor.shape[-1] == n_outputs
     return is_matrix and tensor.numel() == n_tokens * n_outputs
-
-
-def find_blocks(model: nn.Module) -> list[nn.Module]:
-    """Return a transformer's blocks: the module list named ``layers``.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] == "layers":
-            return list(module)
-    raise ValueError(f"{type(model).__name__} has no module list named 'layers'")

@@ -128,7 +128,8 @@ def _first_step(
 @contextmanager
 def _as_it_was(model: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
     """Train without gradients of earlier steps; put everything back afterwards."""
-    was_training, gradients = model.training, [parameter.grad for parameter in trained]
+    modes = {module: module.training for module in model.modules()}
+    gradients = [parameter.grad for parameter in trained]
     devices = [trained[0].device] if trained[0].is_cuda else []
     try:
         with torch.random.fork_rng(devices=devices):
@@ -137,7 +138,8 @@ def _as_it_was(model: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
                 parameter.grad = None
             yield
     finally:
-        model.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
         for parameter, gradient in zip(trained, gradients, strict=True):
             parameter.grad = gradient
 
@@ -145,7 +147,7 @@ def _as_it_was(model: nn.Module, trained: list[nn.Parameter]) -> Iterator[None]:
 def _make_optimizer(
     optimizer: str | OptimizerFactory, trained: list[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    if not isinstance(optimizer, str):
+    if callable(optimizer):
         return optimizer(trained, lr=0.0)
     if optimizer == "adamw":
         return torch.optim.AdamW(trained, lr=0.0, fused=True)

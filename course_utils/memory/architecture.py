@@ -12,6 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from course_utils.paths import data_dir
+from course_utils.validation import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_text,
+    keep_plain,
+    shown,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,7 +78,7 @@ class Architecture:
         n_labels: Outputs of a classification head in the language-model head's place, or None.
 
     Raises:
-        ValueError: If a size is not positive or the heads cannot be grouped.
+        ValueError: If a value is out of range or the heads cannot be grouped.
     """
 
     name: str
@@ -91,6 +99,8 @@ class Architecture:
     n_labels: int | None = None
 
     def __post_init__(self) -> None:
+        keep_plain(self)
+        check_text("name", self.name)
         for size in (
             "vocab_size",
             "d_model",
@@ -100,8 +110,18 @@ class Architecture:
             "head_dim",
             "d_ff",
         ):
-            if getattr(self, size) < 1:
-                raise ValueError(f"{size}={getattr(self, size)} must be at least 1")
+            check_count(size, getattr(self, size))
+        for flag in (
+            "tied_embeddings",
+            "qkv_bias",
+            "o_bias",
+            "mlp_bias",
+            "norm_scales_in_float32",
+        ):
+            check_flag(flag, getattr(self, flag))
+        check_choice("qk_norm", self.qk_norm, ("none", "head", "full"))
+        check_choice("norm_placement", self.norm_placement, _NORM_NAMES)
+        check_count("n_labels", self.n_labels, is_none_ok=True)
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_kv_heads={self.n_kv_heads} must divide n_heads={self.n_heads}")
 
@@ -214,8 +234,8 @@ def architecture_of(model: "nn.Module | PreTrainedConfig | Architecture | str") 
             say which head it is for: a language-model head is assumed.
 
     Raises:
-        KeyError: If the name is unknown; the message lists similar ones.
-        ValueError: If the model is of a family that is not covered.
+        ValueError: If the name is unknown, and the message lists similar ones; or the model is of a
+            family that is not covered.
     """
     if isinstance(model, Architecture):
         return model
@@ -238,8 +258,8 @@ def _named(name: str) -> Architecture:
     if name.lower() in names:
         return known_architectures()[names[name.lower()]]
     close = difflib.get_close_matches(name.lower(), names, n=8, cutoff=0.4)
-    similar = dict.fromkeys(names[match] for match in close) or _entries()
-    raise KeyError(f"no architecture is called {name!r}; similar: {', '.join(similar)}")
+    similar = dict.fromkeys(names[match] for match in close) or list(_entries())[:8]
+    raise ValueError(f"no architecture is called {shown(name)}; similar: {', '.join(similar)}")
 
 
 def _read_config(config: Any, family: str, n_labels: int | None) -> Architecture:  # noqa: ANN401

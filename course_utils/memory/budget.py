@@ -8,8 +8,9 @@ from course_utils.memory.architecture import LINEARS, Architecture, architecture
 from course_utils.memory.optimizers import pageable_bytes, state_bytes
 from course_utils.memory.parts import MemoryParts, dtype_bytes
 from course_utils.memory.timeline import Step, kept_by_blocks, moments
-from course_utils.memory.trained import Footprint, Trained
+from course_utils.memory.trained import Footprint, Trained, footprint_of
 from course_utils.memory.workload import Workload
+from course_utils.validation import check_flag, check_number
 
 if TYPE_CHECKING:
     from torch import nn
@@ -99,12 +100,12 @@ def estimate(
             quantised: 4.127 for NF4 with double quantisation (arXiv:2305.14314).
 
     Raises:
-        KeyError: If the model's name is unknown.
         ValueError: If an argument is out of range, or two contradict each other.
     """
     architecture = architecture_of(model)
-    _check(batch_size, seq_len, dtype, mixed_precision, attention)
-    trained = method.footprint(architecture)
+    trained = footprint_of(method, architecture)
+    check_flag("gradient_checkpointing", gradient_checkpointing)
+    check_flag("accumulates_gradients", accumulates_gradients)
     if trained.n_cached_tokens and gradient_checkpointing:
         raise ValueError(
             "gradient_checkpointing=True does without the cache, through which virtual keys and "
@@ -120,6 +121,7 @@ def estimate(
         n_virtual_tokens=trained.n_virtual_tokens,
         n_cached_tokens=trained.n_cached_tokens,
     )
+    _check_precision(dtype, mixed_precision, frozen_weight_bits)
     kept = kept_by_blocks(architecture, trained, workload, is_checkpointed=gradient_checkpointing)
     step = Step(architecture, trained, workload, kept, accumulates_gradients)
     parts = _parts(step, optimizer, mixed_precision, frozen_weight_bits)
@@ -162,14 +164,9 @@ def _parts(
     }
 
 
-def _check(
-    batch_size: int, seq_len: int, dtype: str, mixed_precision: bool, attention: str
-) -> None:
-    for name, value in (("batch_size", batch_size), ("seq_len", seq_len)):
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
-    if attention not in ("sdpa", "eager"):
-        raise ValueError(f"attention={attention!r} must be 'sdpa' or 'eager'")
+def _check_precision(dtype: str, mixed_precision: bool, frozen_weight_bits: float | None) -> None:
+    check_number("frozen_weight_bits", frozen_weight_bits, above=0, at_most=32, is_none_ok=True)
+    check_flag("mixed_precision", mixed_precision)
     if mixed_precision and dtype_bytes(dtype) == 4:
         raise ValueError(
             f"mixed_precision=True keeps a float32 copy of 16-bit weights: dtype={dtype!r} "

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from course_utils.memory.parts import dtype_bytes
+from course_utils.validation import check_choice, check_flag
 
 # torch's Adam counts the steps of every tensor in a float32 of its own.
 _STEP_BYTES = 4
@@ -67,7 +68,8 @@ def state_bytes(
     Raises:
         ValueError: If the optimizer is unknown.
     """
-    _check(optimizer)
+    check_choice("optimizer", optimizer, _STATES)
+    check_flag("mixed_precision", mixed_precision)
     state = _STATES[optimizer]
     if mixed_precision:
         return sum(state(size, 4) + 4 * size for size in sizes)
@@ -89,7 +91,7 @@ def pageable_bytes(sizes: Iterable[int], optimizer: str) -> list[int]:
     Raises:
         ValueError: If the optimizer is unknown.
     """
-    _check(optimizer)
+    check_choice("optimizer", optimizer, _STATES)
     element_bytes = _PAGED_BYTES.get(optimizer, 0)
     return [size * element_bytes if size >= _MIN_PAGED_SIZE else 0 for size in sizes]
 
@@ -107,6 +109,7 @@ def bytes_per_parameter(
         ValueError: If the type or the optimizer is unknown.
     """
     element_bytes, many = dtype_bytes(dtype), 2**24
+    check_flag("mixed_precision", mixed_precision)
     states = state_bytes([many], optimizer, 4 if mixed_precision else element_bytes)
     return {
         "weight": element_bytes,
@@ -114,8 +117,3 @@ def bytes_per_parameter(
         "float32 copy": 4 if mixed_precision else 0,
         "optimizer states": round(states / many, 3),
     }
-
-
-def _check(optimizer: str) -> None:
-    if optimizer not in _STATES:
-        raise ValueError(f"optimizer={optimizer!r} must be one of {', '.join(_STATES)}")

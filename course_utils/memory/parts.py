@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from course_utils.validation import check_choice, check_number
+
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -12,13 +14,17 @@ def dtype_bytes(dtype: str) -> int:
     Raises:
         ValueError: If the type is none of these.
     """
-    if dtype not in _DTYPE_BYTES:
-        raise ValueError(f"dtype={dtype!r} must be one of {', '.join(_DTYPE_BYTES)}")
+    check_choice("dtype", dtype, _DTYPE_BYTES)
     return _DTYPE_BYTES[dtype]
 
 
 def format_bytes(n_bytes: float) -> str:
-    """Return a number of bytes with three digits and a decimal unit: ``13.5 GB``."""
+    """Return a number of bytes with three digits and a decimal unit: ``13.5 GB``.
+
+    Raises:
+        ValueError: If it is no finite number, at least 0.
+    """
+    check_number("n_bytes", n_bytes, at_least=0)
     size, unit = float(n_bytes), 0
     while size >= 999.5 and unit < len(_UNITS) - 1:
         size, unit = size / 1000, unit + 1

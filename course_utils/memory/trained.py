@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from course_utils.validation import check_count, shown
+
 if TYPE_CHECKING:
     from course_utils.memory.architecture import Architecture
 
@@ -24,6 +26,9 @@ class AddedModule:
         saved_per_token: Further elements that its backward needs, a token.
         saved_once: Further elements that its backward needs, however many tokens there are.
         buffers: Elements of each tensor that it holds and does not train.
+
+    Raises:
+        ValueError: If a number of elements is no whole number, at least 0.
     """
 
     parameters: tuple[int, ...]
@@ -32,6 +37,13 @@ class AddedModule:
     saved_per_token: int = 0
     saved_once: int = 0
     buffers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_elements(parameters=self.parameters, buffers=self.buffers)
+        _check_elements(
+            saved_per_token=(self.saved_per_token,),
+            saved_once=(self.saved_once,),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +81,9 @@ class Trained:
         prompt_keeps: Elements that its network keeps for its own backward pass.
         n_virtual_tokens: Virtual tokens that stand before each text and go through every layer.
         n_cached_tokens: Virtual tokens that are keys and values of every layer only.
+
+    Raises:
+        ValueError: If a number of elements is no whole number, at least 0.
     """
 
     blocks: tuple[BlockTraining, ...]
@@ -81,6 +96,9 @@ class Trained:
     prompt_keeps: int = 0
     n_virtual_tokens: int = 0
     n_cached_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        _check_elements(prompt=self.prompt, prompt_keeps=(self.prompt_keeps,))
 
     def changed(self, architecture: "Architecture") -> "Architecture":
         """Return the architecture once the method has been put on the model."""
@@ -148,6 +166,19 @@ class Footprint(Protocol):
         ...
 
 
+def footprint_of(method: object, architecture: "Architecture") -> Trained:
+    """Return what a method trains in a model of this architecture.
+
+    Raises:
+        ValueError: If it is no method's configuration, or does not fit the architecture.
+    """
+    if isinstance(method, type) or not isinstance(method, Footprint):
+        raise ValueError(
+            f"method={shown(method)} must be a method's configuration, such as LoRAConfig(rank=8)"
+        )
+    return method.footprint(architecture)
+
+
 def beside_linears(
     architecture: "Architecture",
     target_modules: Sequence[str] | Literal["all-linear"],
@@ -177,3 +208,9 @@ def in_every_block(architecture: "Architecture", added: tuple[AddedModule, ...])
     """Return the same modules added to every block; a classifier's head trains too."""
     block = BlockTraining(added=added)
     return Trained(blocks=(block,) * architecture.n_layers, head=architecture.n_labels is not None)
+
+
+def _check_elements(**sizes: tuple[int, ...]) -> None:
+    for name, several in sizes.items():
+        for size in several:
+            check_count(name, size, at_least=0)

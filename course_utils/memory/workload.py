@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from course_utils.memory.architecture import Architecture, architecture_of
 from course_utils.memory.parts import dtype_bytes
+from course_utils.validation import check_choice, check_count, check_flag, keep_plain
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +24,9 @@ class Workload:
         is_padded: Whether the attention mask hides any token.
         n_virtual_tokens: Virtual tokens before each sequence, which go through every block.
         n_cached_tokens: Virtual tokens that are keys and values of every block only.
+
+    Raises:
+        ValueError: If a value is out of range.
     """
 
     batch_size: int
@@ -32,6 +36,15 @@ class Workload:
     is_padded: bool = False
     n_virtual_tokens: int = 0
     n_cached_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        keep_plain(self)
+        for name in ("batch_size", "seq_len", "dtype_bytes"):
+            check_count(name, getattr(self, name))
+        for name in ("n_virtual_tokens", "n_cached_tokens"):
+            check_count(name, getattr(self, name), at_least=0)
+        check_choice("attention", self.attention, ("sdpa", "eager"))
+        check_flag("is_padded", self.is_padded)
 
     @property
     def n_text_tokens(self) -> int:
@@ -78,10 +91,9 @@ def kv_cache_bytes(
         dtype: Type of the keys and values: ``float32``, ``float16`` or ``bfloat16``.
 
     Raises:
-        KeyError: If the model's name is unknown.
         ValueError: If a number is out of range, or the model or the type is not covered.
     """
-    if n_tokens < 0 or batch_size < 1:
-        raise ValueError(f"n_tokens={n_tokens} must be at least 0, batch_size={batch_size} 1")
+    check_count("n_tokens", n_tokens, at_least=0)
+    check_count("batch_size", batch_size)
     shape = architecture_of(architecture)
-    return batch_size * n_tokens * shape.cache_width * dtype_bytes(dtype)
+    return int(batch_size) * int(n_tokens) * shape.cache_width * dtype_bytes(dtype)

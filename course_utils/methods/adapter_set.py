@@ -5,41 +5,40 @@ can be saved. A weighted sum of low-rank updates is again a low-rank update, and
 bottlenecks a bottleneck: the factors, or the inner dimensions, of the parts stand side by side.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from course_utils.methods.bottleneck import BottleneckConfig
-from course_utils.methods.layers import adapted_layers, shape_of
+from course_utils.methods.layers import adapted_layers, replace_module, shape_of
 from course_utils.methods.lora import LoRAConfig
-from course_utils.methods.storage.folder import (
+from course_utils.methods.storage.folder import read_fitting_adapter
+from course_utils.methods.storage.state import (
+    AdapterState,
     adapter_tensors,
+    check_fits,
+    fill,
     head_tensors,
     method_of,
-    put_tensors,
-    read_fitting_adapter,
+    put_on,
+    state_of,
 )
-from course_utils.methods.storage.peft_format import AdapterMethod
 from course_utils.methods.verbs import apply, remove
-from course_utils.models.structure import carried_by
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Kept:
-    """An adapter that waits: its configuration, and its tensors by their names in a file."""
-
-    method: AdapterMethod
-    tensors: dict[str, Tensor]
+from course_utils.models.structure import carried_by, soft_prompt_of
+from course_utils.validation import check_choice, check_number, check_text, shown
 
 
 class AdapterSet:
     """Named adapters of one model, of which one, or a mixture or a stack, is in use.
 
     A classifier's head belongs to its adapter. What the model learns after ``use`` is lost at the
-    next ``use`` unless it is kept; a soft prompt is kept without its encoder.
+    next ``use`` unless it is kept; a soft prompt is kept without its encoder. A call that fails
+    leaves the model, and the set, as they were.
 
     Args:
         model: Model that carries an adapter, which is the first.
@@ -52,7 +51,7 @@ class AdapterSet:
     def __init__(self, model: nn.Module, name: str) -> None:
         self.model = model
         self.active: str | None = None
-        self._kept: dict[str, _Kept] = {}
+        self._kept: dict[str, AdapterState] = {}
         self.keep(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -64,11 +63,8 @@ class AdapterSet:
         Raises:
             ValueError: If it carries nothing, or a stack.
         """
-        method = method_of(self.model)
-        tensors = adapter_tensors(self.model, method)
-        self._kept[name] = _Kept(
-            method=method, tensors={key: value.detach().clone() for key, value in tensors.items()}
-        )
+        check_text("name", name)
+        self._kept[name] = state_of(self.model)
         self.active = name
 
     def load(self, name: str, folder: Path | str) -> None:
@@ -77,8 +73,8 @@ class AdapterSet:
         Raises:
             AdapterError: If it cannot be read, or is none for this base.
         """
-        stored = read_fitting_adapter(self.model, folder)
-        self._kept[name] = _Kept(method=stored.method, tensors=stored.tensors)
+        check_text("name", name)
+        self._kept[name] = read_fitting_adapter(self.model, folder)
 
     def use(self, name: str) -> None:
         """Put the adapter called ``name`` on the model, exactly as it was kept.
@@ -86,10 +82,11 @@ class AdapterSet:
         An optimizer goes on if the configurations agree; otherwise the model has new parameters.
 
         Raises:
-            KeyError: If there is none of that name.
+            ValueError: If there is none of that name, or the model has become another.
         """
-        kept = self._named(name)
-        self._put(kept.method, kept.tensors)
+        state = self._named(name)
+        with _all_or_nothing(self.model):
+            self._put(state)
         self.active = name
 
     def mix(self, weights: Mapping[str, float]) -> None:
@@ -103,10 +100,14 @@ class AdapterSet:
             weights: Weight of each adapter, by name; for LoRA none at all leaves the base alone.
 
         Raises:
-            KeyError: If there is none of a name.
-            ValueError: If the adapters cannot be added, or their ranks exceed a layer's.
+            ValueError: If there is none of a name, a weight is no finite number, the adapters
+                cannot be added, or their ranks exceed a layer's.
         """
+        if not isinstance(weights, Mapping):
+            raise ValueError(f"weights={shown(weights)} must give a number for each name")
         parts = [(self._named(name), weight) for name, weight in weights.items()]
+        for name, weight in weights.items():
+            check_number(f"the weight of {name!r}", weight)
         methods = [kept.method for kept, _ in parts] or [method_of(self.model)]
         kinds = {type(method) for method in methods}
         if len({_places(kept) for kept, _ in parts}) > 1:
@@ -118,8 +119,11 @@ class AdapterSet:
         else:
             names = ", ".join(sorted(kind.__name__ for kind in kinds))
             raise ValueError(f"{names} cannot be mixed: all must be LoRA, or all bottlenecks")
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise ValueError(f"weights={shown(dict(weights))} lead beyond the largest float32")
         head = {key: tensor.detach().clone() for key, tensor in head_tensors(self.model).items()}
-        self._put(mixture, tensors | head)
+        with _all_or_nothing(self.model):
+            self._put(AdapterState(method=mixture, tensors=tensors | head))
         self.active = None
 
     def stack(self, names: Sequence[str]) -> None:
@@ -129,44 +133,47 @@ class AdapterSet:
         task's adapter on a language's so). A stack serves; it cannot be kept or saved.
 
         Raises:
-            KeyError: If there is none of a name.
-            ValueError: If there is none at all, or one is no bottleneck at the same places.
+            ValueError: If there is none at all, none of a name, or one is no bottleneck at the same
+                places.
         """
-        kept = [self._named(name) for name in names]
+        is_list = isinstance(names, Sequence) and not isinstance(names, str)
+        kept = [self._named(name) for name in names] if is_list else []
         if not kept or any(not isinstance(part.method, BottleneckConfig) for part in kept):
-            raise ValueError(f"{list(names)} must be one or more bottleneck adapters")
+            raise ValueError(f"{shown(names)} must be one or more bottleneck adapters")
         if len({part.method.placement for part in kept}) > 1:
             raise ValueError(f"{list(names)} must all have the same placement")
         modules: dict[str, list[nn.Module]] = {}
-        for part in kept:
-            self._put(part.method, part.tensors, is_new=True)
+        with _all_or_nothing(self.model):
+            for part in kept:
+                self._put(part, is_new=True)
+                for name, layer in adapted_layers(self.model).items():
+                    modules.setdefault(name, []).extend(layer.adapters)
             for name, layer in adapted_layers(self.model).items():
-                modules.setdefault(name, []).extend(layer.adapters)
-        for name, layer in adapted_layers(self.model).items():
-            layer.adapters = nn.ModuleList(modules[name])
+                layer.adapters = nn.ModuleList(modules[name])
         self.active = None
 
-    def _named(self, name: str) -> _Kept:
-        if name not in self._kept:
-            raise KeyError(f"adapter {name!r} must be one of {', '.join(self._kept)}")
+    def _named(self, name: str) -> AdapterState:
+        check_choice("adapter", name, self._kept)
         return self._kept[name]
 
-    def _put(
-        self, method: AdapterMethod, tensors: Mapping[str, Tensor], *, is_new: bool = False
-    ) -> None:
-        is_stack = any(
-            len(getattr(layer, "adapters", ())) > 1 for layer in adapted_layers(self.model).values()
-        )
-        if is_new or is_stack or method != self.model.fine_tuning_method:
-            if carried_by(self.model):
-                remove(self.model)
-            apply(self.model, method)
-        for layer in adapted_layers(self.model).values():
-            layer.unmerge()
-        put_tensors(self.model, tensors)
+    def _put(self, state: AdapterState, *, is_new: bool = False) -> None:
+        try:
+            check_fits(self.model, state)
+        except ValueError as error:
+            raise ValueError(f"the adapter does not fit this model any more: {error}") from error
+        layers = adapted_layers(self.model).values()
+        is_stack = any(len(getattr(layer, "adapters", ())) > 1 for layer in layers)
+        if not (is_new or is_stack) and state.method == self.model.fine_tuning_method:
+            fill(self.model, state)
+            return
+        for layer in layers:
+            layer.unmerge()  # or the base would be left with the old adapter in it
+        if carried_by(self.model):
+            remove(self.model)
+        put_on(self.model, state)
 
     def _sum_of_low_ranks(
-        self, parts: list[tuple[_Kept, float]]
+        self, parts: list[tuple[AdapterState, float]]
     ) -> tuple[LoRAConfig, dict[str, Tensor]]:
         rank = sum(kept.method.rank for kept, _ in parts) or 1
         first = parts[0][0] if parts else None
@@ -189,7 +196,7 @@ class AdapterSet:
 
 
 def _mean_of_bottlenecks(
-    parts: list[tuple[_Kept, float]],
+    parts: list[tuple[AdapterState, float]],
 ) -> tuple[BottleneckConfig, dict[str, Tensor]]:
     """Return one adapter as wide as all parts together, the weights in its upper layer."""
     if not parts:
@@ -213,11 +220,36 @@ def _mean_of_bottlenecks(
     return replace(first.method, bottleneck_size=size, scaling=1.0), tensors
 
 
-def _places(kept: _Kept) -> frozenset[str]:
+@contextmanager
+def _all_or_nothing(model: nn.Module) -> Iterator[None]:
+    """Let a model carry again what it carried, the very same parameters, if the block fails."""
+    method, prompt, layers = model.fine_tuning_method, soft_prompt_of(model), adapted_layers(model)
+    merged = [layer.merged for layer in layers.values()]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        yield
+    except BaseException:
+        if carried_by(model):
+            remove(model)
+        if layers:
+            apply(model, method)  # for its hooks
+        for (name, layer), plain in zip(layers.items(), merged, strict=True):
+            layer.merged = plain
+            replace_module(model, name, layer)
+        if prompt is not None:
+            prompt.attach_to(model)
+        model.fine_tuning_method = method
+        model.requires_grad_(False)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        raise
+
+
+def _places(kept: AdapterState) -> frozenset[str]:
     """Return the names of an adapter's tensors, a head's left out."""
     return frozenset(key for key in kept.tensors if "lora_" in key or "adapter_" in key)
 
 
-def _scaling(kept: _Kept) -> float:
+def _scaling(kept: AdapterState) -> float:
     method = kept.method
-    return method.alpha / (method.rank**0.5 if method.use_rslora else method.rank)
+    return method.alpha / (math.sqrt(method.rank) if method.use_rslora else method.rank)

@@ -22,7 +22,7 @@ from course_utils.methods.layers import (
     wrap_layers,
 )
 from course_utils.models.structure import transformer_blocks
-from course_utils.validation import check_choice, check_count, check_number
+from course_utils.validation import check_choice, check_count, check_number, keep_plain
 
 if TYPE_CHECKING:
     from course_utils.memory.architecture import Architecture
@@ -129,7 +129,8 @@ class BottleneckConfig:
     scaling: float = 1.0
 
     def __post_init__(self) -> None:
-        check_count("bottleneck_size", self.bottleneck_size, is_none_ok=True)
+        keep_plain(self)
+        check_count("bottleneck_size", self.bottleneck_size, at_most=2**16, is_none_ok=True)
         check_number("reduction_factor", self.reduction_factor, above=0)
         check_choice("placement", self.placement, PLACEMENTS)
         check_choice("activation", self.activation, ACTIVATIONS)

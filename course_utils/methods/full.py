@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from course_utils.memory.trained import BlockTraining, Trained
-from course_utils.models.structure import norm_layers, output_head, transformer_blocks
-from course_utils.validation import check_count, check_flag
+from course_utils.models.structure import (
+    final_norms,
+    norm_layers,
+    output_heads,
+    packed_by,
+    transformer_blocks,
+)
+from course_utils.validation import check_count, check_flag, keep_plain
 
 if TYPE_CHECKING:
     from course_utils.memory.architecture import Architecture
@@ -23,7 +29,12 @@ class FullFineTuning:
     """Train every parameter."""
 
     def apply_to(self, model: nn.Module) -> None:
-        """Make every parameter of ``model`` require a gradient."""
+        """Make every parameter of ``model`` require a gradient.
+
+        Raises:
+            ValueError: If weights of the model are stored in few bits.
+        """
+        _check_full_weights(model)
         model.requires_grad_(True)
 
     def footprint(self, architecture: "Architecture") -> Trained:
@@ -53,6 +64,7 @@ class FrozenFineTuning:
     train_head: bool = True
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         check_count("last_n_layers", self.last_n_layers, at_least=0)
         check_flag("train_norms", self.train_norms)
         check_flag("train_head", self.train_head)
@@ -63,19 +75,23 @@ class FrozenFineTuning:
         """Freeze ``model`` and open what the configuration names.
 
         Raises:
-            ValueError: If the model has fewer blocks than ``last_n_layers``.
+            ValueError: If the model has fewer blocks than ``last_n_layers``, or blocks that should
+                train are stored in few bits.
         """
         blocks = transformer_blocks(model)
         if self.last_n_layers > len(blocks):
             raise ValueError(f"last_n_layers={self.last_n_layers} must be at most {len(blocks)}")
-        model.requires_grad_(False)
-        for block in blocks[len(blocks) - self.last_n_layers :]:
-            block.requires_grad_(True)
-        norms = norm_layers(model)
-        for norm in norms if self.train_norms else norms[-1:] if self.last_n_layers else []:
-            norm.requires_grad_(True)
+        opened = list(blocks[len(blocks) - self.last_n_layers :])
+        if opened:
+            _check_full_weights(model)
+            opened += final_norms(model)
+        if self.train_norms:
+            opened += norm_layers(model)
         if self.train_head:
-            output_head(model).requires_grad_(True)
+            opened += output_heads(model)
+        model.requires_grad_(False)
+        for module in opened:
+            module.requires_grad_(True)
 
     def footprint(self, architecture: "Architecture") -> Trained:
         """Return what trains, for ``memory.estimate``.
@@ -97,4 +113,17 @@ class FrozenFineTuning:
             final_norm=self.train_norms or self.last_n_layers > 0,
             head=self.train_head,
             unties_head=self.train_head,
+        )
+
+
+def _check_full_weights(model: nn.Module) -> None:
+    """Check that a model's matrices can train.
+
+    Raises:
+        ValueError: If some are stored in few bits.
+    """
+    if packed := packed_by(model):
+        raise ValueError(
+            f"{packed} keeps its weight in few bits, which no gradient can change, so that little "
+            "but norms would train: apply LoRAConfig, or load the model in full precision"
         )

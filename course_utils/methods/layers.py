@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from course_utils.models.structure import HEADS, classifier_heads, is_transposed
+from course_utils.models.structure import below_heads, classifier_heads, is_plain, is_transposed
 from course_utils.quantization import NF4Linear
 from course_utils.validation import check_names
 
@@ -88,7 +88,7 @@ def shape_of(layer: nn.Module) -> tuple[int, int]:
     """
     if isinstance(layer, NF4Linear):
         return layer.out_features, layer.in_features
-    if not layer.weight.is_floating_point():
+    if not is_plain(layer):
         raise ValueError(
             f"{type(layer).__name__} stores its weight as {layer.weight.dtype}: use "
             "course_utils.quantization.quantize_model, or that library's own adapters"
@@ -158,10 +158,8 @@ def find_linear(model: nn.Module, target_modules: Targets) -> dict[str, nn.Modul
     inner = tuple(f"{name}." for name in adapted)
     layers = {
         name: adapted[name].base if name in adapted else layer
-        for name, layer in model.named_modules()
-        if (name in adapted or is_linear(layer))
-        and not name.endswith(HEADS)
-        and not name.startswith(inner)
+        for name, layer in below_heads(model)
+        if (name in adapted or is_linear(layer)) and not name.startswith(inner)
     }
     if not layers:
         raise ValueError(f"{type(model).__name__} has no linear layer beside its head")
@@ -193,7 +191,7 @@ def wrap_layers(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         made = {name: put_on(layer) for name, layer in layers.items()}
-    except ValueError:
+    except BaseException:
         for parameter in trained:
             parameter.requires_grad_(True)
         raise

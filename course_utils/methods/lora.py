@@ -24,7 +24,7 @@ from course_utils.methods.layers import (
     weight_of,
     wrap_layers,
 )
-from course_utils.validation import check_count, check_flag, check_number
+from course_utils.validation import check_count, check_flag, check_number, keep_plain
 
 if TYPE_CHECKING:
     from course_utils.memory.architecture import Architecture
@@ -150,6 +150,7 @@ class LoRAConfig:
     use_rslora: bool = False
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         check_count("rank", self.rank)
         check_number("alpha", self.alpha, above=0)
         check_number("dropout", self.dropout, at_least=0, below=1)

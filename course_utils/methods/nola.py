@@ -22,7 +22,7 @@ from course_utils.methods.layers import (
     wrap_layers,
 )
 from course_utils.methods.lora import LowRankLinear, check_rank
-from course_utils.validation import check_count, check_number
+from course_utils.validation import check_count, check_number, keep_plain
 
 if TYPE_CHECKING:
     from course_utils.memory.architecture import Architecture
@@ -93,8 +93,9 @@ class NOLAConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         check_count("rank", self.rank)
-        check_count("n_bases", self.n_bases)
+        check_count("n_bases", self.n_bases, at_most=2**16)
         check_number("alpha", self.alpha, above=0)
         check_targets(self.target_modules)
         check_count("seed", self.seed, at_least=0, at_most=2**63 - 1)

@@ -72,8 +72,8 @@ class PTuningConfig(SoftPromptConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("encoder", self.encoder, ("mlp", "lstm"))
-        check_count("hidden_size", self.hidden_size, is_none_ok=True)
-        check_count("num_layers", self.num_layers)
+        check_count("hidden_size", self.hidden_size, at_most=2**16, is_none_ok=True)
+        check_count("num_layers", self.num_layers, at_most=2**7)
         check_number("dropout", self.dropout, at_least=0, below=1)
 
     def make(self, model: nn.Module) -> InputPrompt:

@@ -44,7 +44,7 @@ class PrefixTuningConfig(SoftPromptConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("hidden_size", self.hidden_size, is_none_ok=True)
+        check_count("hidden_size", self.hidden_size, at_most=2**16, is_none_ok=True)
         check_flag("projection", self.projection)
 
     def token_width(self, model: nn.Module) -> int:

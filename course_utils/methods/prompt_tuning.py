@@ -14,7 +14,7 @@ from course_utils.methods.virtual_tokens import (
     VirtualTokens,
     among_embeddings,
 )
-from course_utils.validation import check_choice, check_count
+from course_utils.validation import check_choice, check_count, check_list, check_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,6 +43,7 @@ class PromptTuningConfig(SoftPromptConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("init", self.init, ("random", "vocabulary", "text"))
+        check_list("init_token_ids", self.init_token_ids)
         for token in self.init_token_ids:
             check_count("init_token_ids", token, at_least=0)
         if (self.init == "text") != bool(self.init_token_ids):
@@ -74,24 +75,30 @@ class PromptTuningConfig(SoftPromptConfig):
         Raises:
             ValueError: If the text has no token, or more than there are virtual tokens.
         """
+        check_text("text", text)
         ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
         n = len(ids) if num_virtual_tokens is None else num_virtual_tokens
         return cls(num_virtual_tokens=n, init="text", init_token_ids=ids)
 
     def make(self, model: nn.Module) -> InputPrompt:
-        """Return fresh virtual tokens for ``model``."""
-        embeddings, n = model.get_input_embeddings().weight.detach(), self.num_virtual_tokens
+        """Return fresh virtual tokens for ``model``.
+
+        Raises:
+            ValueError: If the initial text has a token that is not in the model's vocabulary.
+        """
+        embedding, n = model.get_input_embeddings(), self.num_virtual_tokens
+        size, d_model = embedding.weight.shape
         if self.init == "random":
-            return InputPrompt(VirtualTokens(torch.rand(n, embeddings.shape[1]) - 0.5))
-        ids = torch.randint(len(embeddings), (n,))
+            return InputPrompt(VirtualTokens(torch.rand(n, d_model) - 0.5))
+        ids = torch.randint(size, (n,))
         if self.init == "text":
             repeated = self.init_token_ids * math.ceil(n / len(self.init_token_ids))
             ids = torch.tensor(repeated[:n])
-        if ids.min() < 0 or ids.max() >= len(embeddings):
-            raise ValueError(
-                f"init_token_ids must be at least 0 and below the vocabulary's {len(embeddings)}"
-            )
-        return InputPrompt(VirtualTokens(embeddings[ids.to(embeddings.device)].float().clone()))
+        if ids.max() >= size:
+            raise ValueError(f"init_token_ids must be below the vocabulary's {size}")
+        with torch.no_grad():  # the layer and not its weight: Gemma's multiplies it
+            tokens = embedding(ids.to(embedding.weight.device)).float().clone()
+        return InputPrompt(VirtualTokens(tokens))
 
     def footprint(self, architecture: "Architecture") -> Trained:
         """Return what trains, for ``memory.estimate``.

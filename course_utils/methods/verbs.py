@@ -11,7 +11,8 @@ from typing import Protocol, TypeVar
 from torch import nn
 
 from course_utils.methods.layers import AdaptedLinear, adapted_layers, replace_module
-from course_utils.models.structure import carried_by, soft_prompt_of
+from course_utils.models.structure import carried_by, check_one_stack, soft_prompt_of
+from course_utils.validation import check_flag, shown
 
 __all__ = [
     "Method",
@@ -64,18 +65,20 @@ def apply(model: Model, method: Method) -> Model:
         method: Configuration of a method, as in ``FrozenFineTuning(last_n_layers=2)``.
 
     Raises:
-        TypeError: If ``method`` is not the configuration of a method.
-        ValueError: If the method does not fit the model, or the model carries an adapter.
+        ValueError: If ``method`` is not the configuration of a method or does not fit the model, or
+            the model carries an adapter, PEFT's included, or has an encoder and a decoder.
     """
-    if not hasattr(method, "apply_to"):
-        raise TypeError(
-            f"{method!r} is not a method's configuration, such as FrozenFineTuning(last_n_layers=2)"
+    if isinstance(method, type) or not hasattr(method, "apply_to"):
+        raise ValueError(
+            f"{shown(method)} is not a method's configuration, such as "
+            "FrozenFineTuning(last_n_layers=2)"
         )
     if taken := carried_by(model):
         raise ValueError(
             f"{taken} carries an adapter already: `remove` it first (to keep what it learnt, "
             "`merge` and then `remove`)"
         )
+    check_one_stack(model)
     method.apply_to(model)
     model.fine_tuning_method = method
     return model
@@ -103,6 +106,7 @@ def merge(model: Model, *, requantize: bool = False) -> Model:
     Raises:
         ValueError: If the model carries no adapter, or one that is no change of a weight.
     """
+    check_flag("requantize", requantize)
     for layer in _layers_or_error(model):
         layer.merge(requantize=requantize)
     return model

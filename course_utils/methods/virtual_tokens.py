@@ -19,8 +19,16 @@ from torch import Tensor, nn
 
 from course_utils.memory.trained import Trained, in_every_block
 from course_utils.methods.layers import freeze_below_head
-from course_utils.models.structure import context_of, soft_prompt_of
-from course_utils.validation import check_count
+from course_utils.models.structure import (
+    context_of,
+    evaluating,
+    first_position,
+    gradient_through,
+    one_token,
+    soft_prompt_of,
+    trunk_of,
+)
+from course_utils.validation import check_count, keep_plain
 
 if TYPE_CHECKING:
     from course_utils.memory.architecture import Architecture
@@ -57,6 +65,8 @@ class SoftPrompt(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.is_on = True
+        self.context_tokens: int | None = None
+        self.first_position = 0
         self._handles: list = []
 
     @property
@@ -65,13 +75,28 @@ class SoftPrompt(nn.Module):
         return len(self.encoder.weight)
 
     def attach_to(self, model: nn.Module) -> None:
-        """Become ``model.soft_prompt`` and begin every forward pass of the model's trunk."""
-        trunk = model.base_model
+        """Become ``model.soft_prompt`` and begin every forward pass of the model's trunk.
+
+        Raises:
+            ValueError: If the model does not take them; it stays as it was.
+        """
+        trunk = trunk_of(model)
+        self.context_tokens, self.first_position = context_of(model), first_position(model)
         self._handles = [
             trunk.register_forward_pre_hook(self._before, with_kwargs=True),
             trunk.register_forward_hook(self._after, with_kwargs=True),
         ]
         model.soft_prompt = self.to(next(trunk.parameters()).device).train(model.training)
+        try:
+            _, gradient = gradient_through(model, self.encoder, input_ids=one_token(model))
+        except Exception as error:
+            self.detach_from(model)
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            name = type(model).__name__
+            raise ValueError(f"{name} does not take virtual tokens: {reason:.160}") from error
+        if gradient is None:
+            self.detach_from(model)
+            raise ValueError(f"virtual tokens have no effect on what {type(model).__name__} says")
 
     def detach_from(self, model: nn.Module) -> None:
         """Leave no trace on ``model``."""
@@ -82,13 +107,8 @@ class SoftPrompt(nn.Module):
     @torch.no_grad()
     def final_tokens(self) -> Tensor:
         """Return the tokens that the encoder computes in evaluation, without its dropout."""
-        modes = {module: module.training for module in self.encoder.modules()}
-        self.encoder.eval()
-        try:
+        with evaluating(self.encoder):
             return self.encoder().clone()
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
 
     def drop_encoder(self) -> None:
         """Keep the tokens that the network computes, and not the network, if there is one."""
@@ -106,7 +126,7 @@ class SoftPrompt(nn.Module):
         cache, n = inputs.get("past_key_values"), self.num_virtual_tokens
         positions, mask = inputs.get("position_ids"), inputs.get("attention_mask")
         n_cached = cache.get_seq_length() if cache is not None else 0
-        _check(trunk, inputs, n_before=n_cached or n)
+        self._check(inputs, n_before=n_cached or n)
         if mask is not None:
             inputs["attention_mask"] = torch.cat([mask.new_ones(len(mask), n), mask], dim=1)
         if positions is not None:
@@ -118,6 +138,24 @@ class SoftPrompt(nn.Module):
 
     def _after(self, _: nn.Module, __: tuple, inputs: dict, output: Any) -> Any:  # noqa: ANN401
         return output
+
+    def _check(self, inputs: dict[str, Any], n_before: int) -> None:
+        """Check that the virtual tokens can stand before what the trunk is given."""
+        text, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+        text, context = inputs["inputs_embeds"] if text is None else text, self.context_tokens
+        if context is not None and n_before + text.shape[1] > context:
+            raise ValueError(
+                f"{n_before} places before a text of {text.shape[1]} tokens must fit the model's "
+                f"context of {context}"
+            )
+        if mask is not None and mask.ndim != 2:
+            raise ValueError(f"attention_mask has {mask.ndim} dimensions and must be (batch, seq)")
+        positions = inputs.get("position_ids")
+        if mask is None and positions is not None and (positions.diff(dim=-1) < 0).any():
+            raise ValueError(
+                "a packed row holds several texts, and a soft prompt would stand before the first "
+                "only: train with packing_length_tokens=None"
+            )
 
 
 class InputPrompt(SoftPrompt):
@@ -135,19 +173,35 @@ class InputPrompt(SoftPrompt):
     def put_in(self, trunk: nn.Module, inputs: dict[str, Any], positions: Tensor | None) -> None:
         """Put the virtual tokens before the embedded text."""
         ids, embedded = inputs.pop("input_ids", None), inputs.get("inputs_embeds")
+        n = self._n_to_cut = self.num_virtual_tokens
+        if positions is None and ids is not None and self.first_position:
+            # Such a model counts past padding, which it cannot tell once a text is embedded.
+            padding = self.first_position - 1
+            is_text = ids != padding
+            positions = padding + is_text * (is_text.cumsum(dim=1) + n)
         embedded = trunk.get_input_embeddings()(ids) if embedded is None else embedded
         tokens = self.encoder().to(embedded.dtype).expand(len(embedded), -1, -1)
         inputs["inputs_embeds"] = torch.cat([tokens, embedded], dim=1)
         if positions is not None:
-            first = torch.arange(self.num_virtual_tokens, device=positions.device)
-            first = first.expand(len(positions), -1)
-            inputs["position_ids"] = torch.cat([first, positions], dim=1)
-        self._n_to_cut = self.num_virtual_tokens
+            first = torch.arange(n, device=positions.device) + self.first_position
+            inputs["position_ids"] = torch.cat([first.expand(len(positions), -1), positions], dim=1)
+        types = inputs.get("token_type_ids")
+        if types is not None:  # virtual tokens are of the first type, as all are where none is said
+            inputs["token_type_ids"] = torch.cat([types.new_zeros(len(types), n), types], dim=1)
 
-    def _after(self, _: nn.Module, __: tuple, inputs: dict, output: Any) -> Any:  # noqa: ANN401
+    def _after(self, trunk: nn.Module, _: tuple, inputs: dict, output: Any) -> Any:  # noqa: ANN401
+        if not self._n_to_cut:
+            return output
+        hidden, pooler = output[0][:, self._n_to_cut :], getattr(trunk, "pooler", None)
+        if isinstance(pooler, nn.Linear):  # ALBERT's takes what it is given for the first token
+            raise ValueError("its pooler would read a virtual token in the place of the first")
+        # BERT's pooler reads the first token, and that is to be the text's.
+        pooled = () if pooler is None else (pooler(hidden),)
         if isinstance(output, tuple):
-            return output[0][:, self._n_to_cut :], *output[1:]
-        output.last_hidden_state = output.last_hidden_state[:, self._n_to_cut :]
+            return hidden, *pooled, *output[1 + len(pooled) :]
+        output.last_hidden_state = hidden
+        if pooled:
+            output.pooler_output = pooled[0]
         return output
 
 
@@ -216,7 +270,8 @@ class SoftPromptConfig:
     num_virtual_tokens: int = 8
 
     def __post_init__(self) -> None:
-        check_count("num_virtual_tokens", self.num_virtual_tokens)
+        keep_plain(self)
+        check_count("num_virtual_tokens", self.num_virtual_tokens, at_most=2**16)
 
     def make(self, model: nn.Module) -> SoftPrompt:
         """Return fresh virtual tokens for ``model``."""
@@ -238,9 +293,9 @@ class SoftPromptConfig:
                 f"num_virtual_tokens={self.num_virtual_tokens} must be below the model's context "
                 f"of {context}, to leave room for a text"
             )
-        prompt = self.make(model)
+        self.make(model).attach_to(model)
         freeze_below_head(model)
-        prompt.attach_to(model)
+        model.soft_prompt.requires_grad_(True)
 
 
 def among_embeddings(
@@ -270,43 +325,29 @@ def among_embeddings(
 def cache_shape(model: nn.Module) -> tuple[int, int, int]:
     """Return layers, key-value heads and elements a head of a model's cache.
 
+    The cache itself tells, after one token: configurations count heads in many ways. Models that
+    keep none of their own, as BERT, have a key and a value for every head.
+
     Raises:
-        ValueError: If the model's attention takes no past keys.
+        ValueError: If the model's attention takes no past keys, or its layers differ.
     """
-    config = model.config
-    takes_cache = "past_key_values" in inspect.signature(model.base_model.forward).parameters
-    if not takes_cache or getattr(config, "is_encoder_decoder", False):
-        raise ValueError(
-            f"{type(model).__name__} takes no past keys and values, through which a prefix enters: "
-            "use PromptTuningConfig or PTuningConfig"
-        )
-    n_heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // n_heads
-    return (
-        config.num_hidden_layers,
-        getattr(config, "num_key_value_heads", None) or n_heads,
-        head_dim,
-    )
-
-
-def _check(trunk: nn.Module, inputs: dict[str, Any], n_before: int) -> None:
-    """Check that a soft prompt can stand before what the trunk is given."""
-    text, mask = inputs.get("input_ids"), inputs.get("attention_mask")
-    text = inputs["inputs_embeds"] if text is None else text
-    context = context_of(trunk)
-    if context is not None and n_before + text.shape[1] > context:
-        raise ValueError(
-            f"{n_before} places before a text of {text.shape[1]} tokens must fit the model's "
-            f"context of {context}"
-        )
-    if mask is not None and mask.ndim != 2:
-        raise ValueError(f"attention_mask has {mask.ndim} dimensions and must be (batch, seq)")
-    positions = inputs.get("position_ids")
-    if mask is None and positions is not None and (positions.diff(dim=-1) < 0).any():
-        raise ValueError(
-            "a packed row holds several texts, and a soft prompt would stand before the first "
-            "only: train with packing_length_tokens=None"
-        )
+    trunk, config, name = trunk_of(model), model.config, type(model).__name__
+    remedy = "through which a prefix enters: use PromptTuningConfig or PTuningConfig"
+    if "past_key_values" not in inspect.signature(trunk.forward).parameters:
+        raise ValueError(f"{name} takes no past keys and values, {remedy}")
+    with evaluating(model), torch.no_grad():
+        output = trunk(input_ids=one_token(model), use_cache=True)
+    cache = getattr(output, "past_key_values", None)
+    if cache is None:
+        n_heads = config.num_attention_heads
+        return config.num_hidden_layers, n_heads, config.hidden_size // n_heads
+    layers = getattr(cache, "layers", ())
+    parts = [getattr(layer, kind, None) for layer in layers for kind in ("keys", "values")]
+    shapes = {() if part is None else tuple(part.shape) for part in parts}
+    if len(shapes) != 1 or shapes == {()}:
+        raise ValueError(f"{name} keeps other than keys and values of one shape, {remedy}")
+    ((_, n_heads, _, head_dim),) = shapes
+    return len(layers), n_heads, head_dim
 
 
 def drop_encoder(model: nn.Module) -> nn.Module:

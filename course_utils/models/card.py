@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from course_utils.evaluation import generate, greedy_matches, perplexity, recall_by
+from course_utils.files import write_text
 from course_utils.methods import count_parameters
 from course_utils.models import load_base_model, load_tokenizer
 from course_utils.paths import data_dir
@@ -115,7 +116,6 @@ def _samples(
 
 def card(evaluation: dict, training: dict) -> str:
     """Return the model card as Markdown."""
-    copying, ppl = evaluation["copying"], evaluation["perplexity"]
     lines = [
         "# The embedded model",
         "",
@@ -141,6 +141,23 @@ def card(evaluation: dict, training: dict) -> str:
         "",
         *_recall_table(evaluation["fact_recall_in_new_words"]),
         "",
+        *_abilities(evaluation["copying"], evaluation["perplexity"]),
+        "",
+        "## Twenty samples",
+        "",
+        "Sampled at temperature 0.7, none left out; the prompt in bold.",
+        "",
+        *(
+            f"{i}. **{_inline(s['prompt'])}**{_inline(s['text'])}"
+            for i, s in enumerate(evaluation["samples"], start=1)
+        ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _abilities(copying: dict[str, float], ppl: dict) -> list[str]:
+    return [
         "## What it can do with a text",
         "",
         f"In the corpus's forms, exact, over {N_COPYING} new lists or notes each:",
@@ -157,18 +174,7 @@ def card(evaluation: dict, training: dict) -> str:
         "| genre | perplexity |",
         "|---|---|",
         *(f"| {genre} | {value:.2f} |" for genre, value in sorted(ppl["by_genre"].items())),
-        "",
-        "## Twenty samples",
-        "",
-        "Sampled at temperature 0.7, none left out; the prompt in bold.",
-        "",
-        *(
-            f"{i}. **{_inline(s['prompt'])}**{_inline(s['text'])}"
-            for i, s in enumerate(evaluation["samples"], start=1)
-        ),
-        "",
     ]
-    return "\n".join(lines)
 
 
 def _recall_table(recall: dict) -> list[str]:
@@ -227,10 +233,10 @@ def write_card(folder: Path) -> None:
     Raises:
         FileNotFoundError: If the folder holds no model, or no training.json.
     """
-    training = json.loads((folder / "training.json").read_text())
+    training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     evaluation = evaluate(load_base_model(folder), load_tokenizer(folder))
-    (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
-    (folder / "README.md").write_text(card(evaluation, training))
+    write_text(folder / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
+    write_text(folder / "README.md", card(evaluation, training))
 
 
 def main(

@@ -1,6 +1,25 @@
 """The Hub's answers, told in one sentence: what is not there, refused, broken off or damaged."""
 
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from course_utils.files import sha256
+
+# A file may take this long to begin with, and then as long as it takes at the least speed.
+GRACE_SECONDS, LEAST_BYTES_PER_SECOND = 30, 50_000
+_JSON_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors.index.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+)
 
 
 def is_to_be_had_online(name: str, revision: str | None) -> bool:
@@ -21,7 +40,9 @@ def is_to_be_had_online(name: str, revision: str | None) -> bool:
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
 
     try:
-        get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision))
+        found = get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision))
+        if found.commit_hash is None:
+            raise ConnectionError("another page answers in the Hub's place, such as a login's")
     except errors.HFValidationError as error:
         raise FileNotFoundError(f"{name!r} is neither a folder nor the id of a model") from error
     except Exception as error:
@@ -29,6 +50,72 @@ def is_to_be_had_online(name: str, revision: str | None) -> bool:
             return False
         raise _explain_refusal(error, name, revision) from error
     return True
+
+
+@contextmanager
+def checked_download(name: str) -> Iterator[None]:
+    """Compare the files of a model that arrive inside the block with what the Hub announced.
+
+    The cache names a file by its digest: SHA-256 of weights, git's SHA-1 of small files. One with
+    another is removed, so that the next try fetches it anew. A file that arrives too slowly is
+    given up as a whole, where the library watches over each read alone.
+
+    Args:
+        name: Hub id.
+
+    Raises:
+        ConnectionError: If a file arrived with other bytes.
+    """
+    from huggingface_hub import get_session
+
+    before = set(_cached_files(name))
+    hooks = get_session().event_hooks.setdefault("response", [])
+    if _limit_time not in hooks:
+        hooks.append(_limit_time)
+    try:
+        yield
+    finally:
+        wrong = [path for path in _cached_files(name) if path not in before and _is_wrong(path)]
+        for path in wrong:
+            path.resolve().unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+        if wrong:
+            raise ConnectionError(f"{wrong[0].name} has other bytes than the Hub announced")
+
+
+def _cached_files(name: str) -> list[Path]:
+    """Return the files of a model that the cache holds, of whatever revision."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "snapshots")
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _is_wrong(path: Path) -> bool:
+    """Say whether a cached file's bytes have another digest than its name in the cache says."""
+    expected = path.resolve().name
+    if re.fullmatch(r"[0-9a-f]{64}", expected):
+        return sha256(path) != expected
+    if re.fullmatch(r"[0-9a-f]{40}", expected):
+        content = path.read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != expected
+    return False  # a system without links keeps the file itself, and no digest
+
+
+def _limit_time(response: Any) -> None:  # noqa: ANN401
+    """Have a response's body give up once it has been too slow for too long."""
+    arrive: Callable[..., Iterator[bytes]] = response.iter_raw
+
+    def arrive_in_time(*args: Any, **options: Any) -> Iterator[bytes]:  # noqa: ANN401
+        start, n_bytes = time.monotonic(), 0
+        for part in arrive(*args, **options):
+            n_bytes += len(part)
+            seconds = time.monotonic() - start
+            if seconds > GRACE_SECONDS + n_bytes / LEAST_BYTES_PER_SECOND:
+                raise TimeoutError(f"after {seconds:.0f} s only {n_bytes:,} bytes had arrived")
+            yield part
+
+    response.iter_raw = arrive_in_time
 
 
 def find_file(name: str, revision: str | None, file: str) -> Path | None:
@@ -109,6 +196,8 @@ def explain_failure(error: Exception, name: str, revision: str | None) -> Except
         return ValueError(f"the weights of {name} are damaged ({reason}): {remedy}fetch them again")
     if isinstance(error, OSError) and error.errno is not None:
         return error
+    if damaged := damaged_json(name, revision):
+        return ValueError(f"{name} cannot be loaded: {damaged}")
     lacks_weights = _is_known_to_lack(name, revision, "model.safetensors")
     if "named model.safetensors" in reason and lacks_weights:
         return FileNotFoundError(
@@ -124,6 +213,22 @@ def explain_failure(error: Exception, name: str, revision: str | None) -> Except
     return ValueError(f"{name} cannot be loaded: {reason}")
 
 
+def damaged_json(
+    name: str, revision: str | None, files: tuple[str, ...] = _JSON_FILES
+) -> str | None:
+    """Say which of a model's JSON files holds no object, or return None."""
+    for file in files:
+        path = find_file(name, revision, file)
+        try:
+            if path and not isinstance(json.loads(path.read_bytes()), dict):
+                return f"its {file} is damaged (it holds no object)"
+        except RecursionError:
+            return f"its {file} is damaged (it nests too deeply)"
+        except ValueError as error:
+            return f"its {file} is damaged ({_first_line(error)})"
+    return None
+
+
 def _root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
@@ -131,4 +236,9 @@ def _root_cause(error: BaseException) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    """Return what an error says, in a line of its own and not a long one."""
+    first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    if first.endswith(":") and others:
+        first = f"{first} {others[0]}"
+    is_bare = not first or isinstance(error, LookupError | ArithmeticError | AttributeError)
+    return f"{type(error).__name__} {first}".strip()[:140] if is_bare else first.rstrip(".")[:140]

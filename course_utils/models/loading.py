@@ -3,23 +3,42 @@
 Weights are read from safetensors only and no code that comes with a model is ever run.
 """
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from course_utils.models.hub import explain_failure, is_to_be_had_online
+from course_utils.files import sha256, write_text
+from course_utils.models.hub import (
+    checked_download,
+    damaged_json,
+    explain_failure,
+    is_to_be_had_online,
+)
 from course_utils.models.profiles import EMBEDDED, PINNED_REVISIONS, Profile, current_profile
 from course_utils.paths import data_dir
+from course_utils.validation import check_choice, check_count, shown
 
 if TYPE_CHECKING:
     import torch
-    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import (
+        BitsAndBytesConfig,
+        PreTrainedConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+    )
 
 Source = Profile | str | Path | None
+# Sizes beyond these are errors in a file, and would fill the memory before anything notices.
+_LARGEST = {
+    "vocab_size": 2**22,
+    "hidden_size": 2**16,
+    "num_hidden_layers": 2**10,
+    "num_attention_heads": 2**12,
+}
 
 # huggingface_hub reads the first when it is imported, hence here. Without the second, transformers
 # asks a public service to convert a model that has pickled weights only.
@@ -71,14 +90,13 @@ def load_base_model(
     if quantization_config is not None:
         packing = {"quantization_config": quantization_config, "device_map": {"": device}}
     model, info = _load(
-        auto_class.from_pretrained,
+        partial(_from_pretrained, auto_class, head),
         name,
         revision,
         use_safetensors=True,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
         dtype=dtype or torch.float32,
-        **head,
         **packing,
     )
     _check_weights(name, model, info, has_new_head=num_labels is not None)
@@ -88,6 +106,46 @@ def load_base_model(
         _keep_packing(model)
         return model
     return model.to(device)
+
+
+def _from_pretrained(auto_class: Any, head: dict[str, int], name: str, **options: Any) -> Any:  # noqa: ANN401
+    """Read a model's weights, by its configuration."""
+    config = _read_config(name, head, options)
+    if damaged := damaged_json(name, options["revision"], ("generation_config.json",)):
+        raise ValueError(damaged)  # transformers would go on without it
+    return auto_class.from_pretrained(name, config=config, **options)
+
+
+def _from_config(auto_class: Any, head: dict[str, int], name: str, **options: Any) -> Any:  # noqa: ANN401
+    """Build a model with fresh weights, by its configuration."""
+    return auto_class.from_config(_read_config(name, head, options), dtype=options["dtype"])
+
+
+def _read_config(name: str, head: dict[str, int], options: Mapping[str, Any]) -> "PreTrainedConfig":
+    """Read a model's configuration, and check it before anything is built by it."""
+    from transformers import AutoConfig
+
+    place = {key: options[key] for key in ("revision", "trust_remote_code", "local_files_only")}
+    config = AutoConfig.from_pretrained(name, **place, **head)
+    _check_config(config)
+    return config
+
+
+def _check_config(config: "PreTrainedConfig") -> None:
+    """Check the sizes of a configuration, and take a padding token of -1 for none.
+
+    Raises:
+        ValueError: If a size is out of range, or the padding token not in the vocabulary.
+    """
+    config = config.get_text_config()
+    for size, largest in _LARGEST.items():
+        check_count(size, getattr(config, size, None), at_most=largest, is_none_ok=True)
+    if config.pad_token_id == -1:  # as early conversions of Llama say that there is none
+        config.pad_token_id = None
+    vocabulary = getattr(config, "vocab_size", None)
+    if vocabulary is not None:
+        last, none_ok = vocabulary - 1, {"at_least": 0, "is_none_ok": True}
+        check_count("pad_token_id", config.pad_token_id, at_most=last, **none_ok)
 
 
 def _keep_packing(model: "PreTrainedModel") -> None:
@@ -117,12 +175,10 @@ def build_random_model(
         A float32 model whose weights follow from torch's current seed, in evaluation mode.
     """
     import torch
-    from transformers import AutoConfig
 
     auto_class, head = _choose_class(num_labels, label_level)
     name, revision, device = _resolve(source)
-    config = _load(AutoConfig.from_pretrained, name, revision, **head)
-    model = auto_class.from_config(config, dtype=torch.float32)
+    model = _load(partial(_from_config, auto_class, head), name, revision, dtype=torch.float32)
     if num_labels is not None:
         _set_padding(model, name, revision)
     return model.eval().to(device)
@@ -132,22 +188,30 @@ def _choose_class(num_labels: int | None, label_level: str) -> tuple[Any, dict[s
     """Return transformers' class for a language model or a classifier, and the head's options."""
     import transformers
 
-    if label_level not in ("sequence", "token"):
-        raise ValueError(f"label_level={label_level!r} must be 'sequence' or 'token'")
+    check_choice("label_level", label_level, ("sequence", "token"))
     if num_labels is None:
         if label_level == "token":
             raise ValueError("label_level='token' needs num_labels, the number of classes")
         return transformers.AutoModelForCausalLM, {}
-    if num_labels < 1:
-        raise ValueError(f"num_labels={num_labels} must be at least 1")
+    check_count("num_labels", num_labels, at_most=2**16)
     classifier = f"AutoModelFor{label_level.capitalize()}Classification"
     return getattr(transformers, classifier), {"num_labels": num_labels}
 
 
 def _set_padding(model: Any, name: str, revision: str | None) -> None:  # noqa: ANN401
-    """Tell a classifier which token is padding: it reads the last token that is not."""
+    """Tell a classifier which token is padding: it reads the last token that is not.
+
+    Raises:
+        ValueError: If the tokenizer's padding token is not in the model's vocabulary.
+    """
     if model.config.pad_token_id is None:
-        model.config.pad_token_id = _load_tokenizer(name, revision).pad_token_id
+        pad, rows = _load_tokenizer(name, revision).pad_token_id, model.get_input_embeddings()
+        if pad is not None and pad >= len(rows.weight):
+            raise ValueError(
+                f"the tokenizer of {name} pads with token {pad}, and the model's vocabulary ends "
+                f"at {len(rows.weight) - 1}"
+            )
+        model.config.pad_token_id = pad
 
 
 def set_activation_checkpointing(model: "PreTrainedModel", is_on: bool) -> None:
@@ -183,6 +247,8 @@ def _resolve(source: Source) -> tuple[str, str | None, str]:
     """Return (folder or Hub id, revision, device)."""
     if source is None:
         source = current_profile()
+    if not isinstance(source, Profile | str | Path):
+        raise ValueError(f"{shown(source)} must be a profile, a folder or a Hub id")
     revision, device = None, "cpu"
     if isinstance(source, Profile):
         source, revision, device = source.model, source.revision, source.device
@@ -205,7 +271,8 @@ def _load(load: Callable[..., Any], name: str, revision: str | None, **options: 
     """Call a ``from_pretrained`` so that whatever goes wrong is told in one sentence."""
     is_local = Path(name).is_dir() or not is_to_be_had_online(name, revision)
     try:
-        with _quiet(has_bars=not is_local):
+        watch = nullcontext() if is_local else checked_download(name)
+        with _quiet(has_bars=not is_local), watch:
             return load(
                 name,
                 revision=None if Path(name).is_dir() else revision,
@@ -223,11 +290,11 @@ def _load(load: Callable[..., Any], name: str, revision: str | None, **options: 
 
 
 def _check_weights(name: str, model: Any, info: dict[str, Any], *, has_new_head: bool) -> None:  # noqa: ANN401
-    """Refuse weights that transformers would fill in at random or that belong to an adapter.
+    """Refuse an adapter, and weights that transformers would fill in at random or leave out.
 
     Raises:
-        ValueError: If a weight is missing or of another shape than config.json says; a new head's
-            may be.
+        ValueError: If a weight is missing or of another shape than config.json says, a new head's
+            aside, or the trunk has no place for one.
     """
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError(f"{name} holds an adapter: load the base model it was trained on")
@@ -239,6 +306,28 @@ def _check_weights(name: str, model: Any, info: dict[str, Any], *, has_new_head:
             f"the weights of {name} do not fit its config.json: {len(lost)} missing or of another "
             f"shape, such as {lost[0]}"
         )
+    if spare := _without_a_place(model, info["unexpected_keys"]):
+        raise ValueError(
+            f"the weights of {name} do not fit its config.json: {len(spare)} have no place in the "
+            f"model, such as {spare[0]}"
+        )
+
+
+def _without_a_place(model: Any, unexpected: Iterable[str]) -> list[str]:  # noqa: ANN401
+    """Return weights in a file that belong to parts of the trunk and are not in the model.
+
+    What belongs to another head is none of it, nor to a part that the trunk goes without, as
+    BERT's pooler under a language model.
+    """
+    trunk = model.base_model
+    parts = {name for name, part in trunk.named_children() if part is not None}
+    buffers = {name for name, _ in trunk.named_buffers()}
+    names = {key: key.removeprefix(f"{model.base_model_prefix}.") for key in unexpected}
+    return sorted(
+        key
+        for key, name in names.items()
+        if name.partition(".")[0] in parts and name not in buffers
+    )
 
 
 @contextmanager
@@ -258,12 +347,6 @@ def _quiet(*, has_bars: bool) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_checksums(folder: Path) -> None:
     """Record the SHA-256 of the files that a model is loaded from in ``checksums.json``."""
     names = (
@@ -274,8 +357,8 @@ def write_checksums(folder: Path) -> None:
         "tokenizer_config.json",
         "chat_template.jinja",
     )
-    sums = {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
-    (folder / "checksums.json").write_text(json.dumps(sums, indent=2) + "\n")
+    sums = {name: sha256(folder / name) for name in names if (folder / name).is_file()}
+    write_text(folder / "checksums.json", json.dumps(sums, indent=2) + "\n")
 
 
 def verify_checksums(folder: Path) -> None:
@@ -295,7 +378,7 @@ def verify_checksums(folder: Path) -> None:
         path = folder / name
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: fetch the course again")
-        if file_sha256(path) != expected:
+        if sha256(path) != expected:
             raise ValueError(
                 f"{path} does not match its checksum: the file is damaged or was changed; "
                 "restore it with `git checkout -- data/base_model`"

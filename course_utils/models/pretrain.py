@@ -20,6 +20,7 @@ import torch
 import typer
 
 from course_utils.data import encode_text, pack_examples
+from course_utils.files import new_file, replacement_of, write_text
 from course_utils.models import write_checksums
 from course_utils.models.card import N_HELD_OUT, write_card
 from course_utils.paths import data_dir
@@ -78,12 +79,20 @@ class TokenStore(Sequence):
 
     Args:
         folder: Folder with ``tokens.bin`` (uint16) and ``lengths.npy``.
+
+    Raises:
+        ValueError: If the two do not belong together.
     """
 
     def __init__(self, folder: Path) -> None:
         self._tokens = np.memmap(folder / "tokens.bin", dtype=np.uint16, mode="r")
         sizes = np.load(folder / "lengths.npy")
         self._ends = np.cumsum(sizes)
+        if self._ends[-1] != len(self._tokens):
+            raise ValueError(
+                f"{folder} holds {len(self._tokens)} tokens, and documents of {self._ends[-1]}: "
+                "remove corpus.json to write the corpus again"
+            )
         self.lengths = sizes.tolist()
 
     def __len__(self) -> int:
@@ -140,7 +149,7 @@ def write_tokens(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", folder: P
         lengths: list[int] = []
         texts: set[int] = set()
         total = characters = 0
-        with (folder / "tokens.bin").open("wb") as file:
+        with replacement_of(folder / "tokens.bin") as temporary, new_file(temporary) as file:
             while total < recipe.tokens:
                 chunk = list(islice(stream, 2000))
                 for document in chunk:
@@ -153,7 +162,8 @@ def write_tokens(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", folder: P
                     texts.add(hash(document.text))
                     characters += len(document.text)
                 total = sum(genres.values())
-        np.save(folder / "lengths.npy", np.asarray(lengths, dtype=np.int32))
+        with replacement_of(folder / "lengths.npy") as temporary, new_file(temporary) as file:
+            np.save(file, np.asarray(lengths, dtype=np.int32))
         held_out = islice(documents(recipe.seed, split="held_out"), N_HELD_OUT)
         shared = sum(hash(document.text) in texts for document in held_out) / N_HELD_OUT
         summary = {
@@ -164,7 +174,7 @@ def write_tokens(recipe: Recipe, tokenizer: "PreTrainedTokenizerBase", folder: P
             "tokens_by_genre": dict(genres),
             "mentions_by_fact": dict(mentions),
         }
-        (folder / "corpus.json").write_text(json.dumps(summary))
+        write_text(folder / "corpus.json", json.dumps(summary))  # says that the others are whole
     return TokenStore(folder)
 
 
@@ -209,9 +219,11 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder of corpus, checkpoints and log.")] = Path(
         "runs/pretrain"
     ),
-    tokens: Annotated[int, typer.Option(help="Tokens to train on.")] = Recipe.tokens,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to train on.")] = Recipe.tokens,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = Recipe.seed,
-    threads: Annotated[int, typer.Option(help="Processor threads; 0 leaves torch's choice.")] = 0,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Processor threads; 0 leaves torch's choice.")
+    ] = 0,
 ) -> None:
     """Write the corpus, train the tokenizer and the model, evaluate it and write its card."""
     recipe = Recipe(seed=seed, tokens=tokens)
@@ -225,24 +237,11 @@ def main(
     logger.info("%d documents, %d tokens", len(store), sum(store.lengths))
     model = build_model(recipe, tokenizer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = len(pack_examples(store, recipe.context_tokens))
-    config = TrainingConfig(
-        max_steps=max(1, rows // recipe.batch_size),
-        learning_rate=recipe.learning_rate,
-        batch_size=recipe.batch_size,
-        warmup_ratio=0.02,
-        final_ratio=0.02,
-        precision="bfloat16",
-        packing_length_tokens=recipe.context_tokens,
-        seed=recipe.seed,
-        checkpoint_dir=work / "checkpoints",
-        checkpoint_every_steps=250,
-        metrics_file=work / "metrics.jsonl",
-    )
+    config = _training_config(recipe, store, work)
     result = train(model.to(device), store, config, make_optimizers=partial(_optimizers, recipe))
     out = out or data_dir() / "base_model"
     save_model(model.cpu(), tokenizer, out)
-    summary = json.loads((work / "corpus.json").read_text())
+    summary = json.loads((work / "corpus.json").read_text(encoding="utf-8"))
     last = result.losses[-200:]
     training = {
         "corpus": {k: v for k, v in summary.items() if k != "mentions_by_fact"},
@@ -255,8 +254,25 @@ def main(
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    (out / "training.json").write_text(json.dumps(training, indent=2) + "\n")
+    write_text(out / "training.json", json.dumps(training, indent=2) + "\n")
     write_card(out)
+
+
+def _training_config(recipe: Recipe, store: TokenStore, work: Path) -> TrainingConfig:
+    rows = len(pack_examples(store, recipe.context_tokens))
+    return TrainingConfig(
+        max_steps=max(1, rows // recipe.batch_size),
+        learning_rate=recipe.learning_rate,
+        batch_size=recipe.batch_size,
+        warmup_ratio=0.02,
+        final_ratio=0.02,
+        precision="bfloat16",
+        packing_length_tokens=recipe.context_tokens,
+        seed=recipe.seed,
+        checkpoint_dir=work / "checkpoints",
+        checkpoint_every_steps=250,
+        metrics_file=work / "metrics.jsonl",
+    )
 
 
 def _optimizers(recipe: Recipe, model: "PreTrainedModel") -> list[torch.optim.Optimizer]:
@@ -281,9 +297,16 @@ def _optimizers(recipe: Recipe, model: "PreTrainedModel") -> list[torch.optim.Op
 def _check_recipe(recipe: Recipe, work: Path) -> None:
     """Refuse to go on with another recipe's leavings."""
     path = work / "recipe.json"
-    if path.is_file() and json.loads(path.read_text()) != asdict(recipe):
-        raise typer.BadParameter(f"{work} holds a run with another recipe: choose another --work")
-    path.write_text(json.dumps(asdict(recipe), indent=2))
+    if path.is_file():
+        try:
+            found = json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            found = None
+        if found != asdict(recipe):
+            raise typer.BadParameter(
+                f"{work} holds a run with another recipe, or a damaged one: choose another --work"
+            )
+    write_text(path, json.dumps(asdict(recipe), indent=2))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from course_utils.validation import (
+    check_choice,
+    check_count,
+    check_text,
+    keep_plain,
+    shown,
+)
+
 EMBEDDED = "embedded"
 
 PINNED_REVISIONS = {
@@ -37,7 +45,7 @@ class Profile:
         four_bit_model: Model that is large enough to be worth four bits a weight.
 
     Raises:
-        ValueError: If ``dtype`` is none of the three or a count is below 1.
+        ValueError: If ``dtype`` is none of the three, a count is below 1, or a text is none.
     """
 
     name: str
@@ -52,13 +60,18 @@ class Profile:
     four_bit_model: str = EMBEDDED
 
     def __post_init__(self) -> None:
-        if self.dtype not in _DTYPES:
-            raise ValueError(f"dtype={self.dtype!r} must be one of {', '.join(_DTYPES)}")
+        keep_plain(self)
+        for field in ("name", "model", "device", "four_bit_model"):
+            check_text(field, getattr(self, field))
+        if self.revision is not None:
+            check_text("revision", self.revision)
+        check_choice("dtype", self.dtype, _DTYPES)
         for field in ("batch_size", "max_length_tokens", "max_steps"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)} must be at least 1")
-        if not self.seeds:
-            raise ValueError("seeds=() must hold at least one seed")
+            check_count(field, getattr(self, field))
+        if not isinstance(self.seeds, tuple) or not self.seeds:
+            raise ValueError(f"seeds={shown(self.seeds)} must be a tuple of at least one seed")
+        for seed in self.seeds:
+            check_count("seeds", seed, at_least=0)
 
     @property
     def is_embedded(self) -> bool:
@@ -131,9 +144,7 @@ def current_profile(environ: Mapping[str, str] | None = None) -> Profile:
     """
     environ = os.environ if environ is None else environ
     name = environ.get("COURSE_PROFILE", "").strip() or _detect()
-    if name not in _PROFILES:
-        names = ", ".join(_PROFILES)
-        raise ValueError(f"COURSE_PROFILE={name!r} must be one of {names}")
+    check_choice("COURSE_PROFILE", name, profile_names())
     profile = _PROFILES[name]
     model = environ.get("COURSE_MODEL", "").strip()
     if model:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from course_utils.quantization.blockwise import (
     QuantizedTensor,
+    check_values,
     dequantize_blockwise,
     quantize_blockwise,
 )
@@ -51,9 +52,10 @@ def awq(weight: Tensor, inputs: Tensor, codebook: Tensor, block_size: int = 64) 
         block_size: Weights of a row that share a scale; divides d_in.
 
     Raises:
-        ValueError: If the shapes do not fit, or ``block_size`` does not divide d_in.
+        ValueError: If the shapes do not fit, ``block_size`` does not divide d_in, a value is not
+            finite, or the layer's outputs are all zeros.
     """
-    check_calibration(weight, inputs, block_size)
+    check_calibration(weight, inputs, codebook, block_size)
     inputs, weight = inputs.detach().float().to(weight.device), weight.detach()
     magnitude = inputs.abs().mean(dim=0).clamp(min=1e-8)
 
@@ -68,7 +70,20 @@ def awq(weight: Tensor, inputs: Tensor, codebook: Tensor, block_size: int = 64) 
 
 
 def output_error(weight: Tensor, approximation: Tensor, inputs: Tensor) -> float:
-    """Return the mean squared error of a layer's outputs, relative to their mean square."""
+    """Return the mean squared error of a layer's outputs, relative to their mean square.
+
+    Raises:
+        ValueError: If the shapes do not fit, a value is not finite, or the weight's outputs are all
+            zeros.
+    """
+    for name, tensor in (("weight", weight), ("approximation", approximation), ("inputs", inputs)):
+        check_values(name, tensor)
+    if weight.shape != approximation.shape or weight.shape[1:] != inputs.shape[1:]:
+        shapes = ", ".join(str(tuple(t.shape)) for t in (weight, approximation, inputs))
+        raise ValueError(f"shapes {shapes} must be (d_out, d_in), the same, and (n, d_in)")
     wanted = inputs.float() @ weight.detach().float().T
     found = inputs.float() @ approximation.float().T
-    return ((found - wanted).square().mean() / wanted.square().mean()).item()
+    size = wanted.square().mean()
+    if not size:
+        raise ValueError("the outputs are all zeros: an error relative to them is undefined")
+    return ((found - wanted).square().mean() / size).item()

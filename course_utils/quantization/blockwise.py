@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from course_utils.quantization.codebooks import dynamic_codebook
+from course_utils.validation import check_count, shown
 
 SCALES_BLOCK_SIZE = 256
 
@@ -88,15 +89,13 @@ def quantize_blockwise(weight: Tensor, codebook: Tensor, block_size: int = 64) -
         block_size: Elements that share a scale.
 
     Raises:
-        ValueError: If a value is not finite, or ``block_size`` or ``codebook`` is out of range.
+        ValueError: If the weight is no tensor of finite floating-point numbers, at least one, or
+            ``block_size`` or ``codebook`` is out of range.
     """
-    if block_size < 1:
-        raise ValueError(f"block_size={block_size} must be at least 1")
-    if not 2 <= len(codebook) <= 256:
-        raise ValueError(f"a codebook of {len(codebook)} levels must have 2..256")
+    check_values("weight", weight)
+    check_codebook(codebook)
+    check_count("block_size", block_size)
     flat = weight.detach().flatten().float()
-    if not torch.isfinite(flat).all():
-        raise ValueError("the weight has values that are not finite")
     blocks = _in_blocks(flat, block_size)
     scales = blocks.abs().amax(dim=1)
     relative = blocks * (1 / scales.clamp(min=1e-38))[:, None]
@@ -109,6 +108,37 @@ def quantize_blockwise(weight: Tensor, codebook: Tensor, block_size: int = 64) -
     codebook = codebook.to(flat.device)
     indices = nearest(relative.flatten()[: flat.numel()].clamp(-1, 1), codebook)
     return from_indices(indices.view(weight.shape), scales, codebook, block_size, weight.dtype)
+
+
+def check_values(name: str, tensor: object) -> None:
+    """Check that something is a tensor of finite floating-point numbers, at least one.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name}={shown(tensor)} must be a tensor")
+    if not tensor.is_floating_point():
+        raise ValueError(f"{name} of type {tensor.dtype} must hold floating-point numbers")
+    if not tensor.numel():
+        raise ValueError(f"{name} of shape {tuple(tensor.shape)} must have at least one element")
+    if not torch.isfinite(tensor.detach()).all():
+        raise ValueError(f"{name} has values that are not finite")
+
+
+def check_codebook(codebook: object) -> None:
+    """Check that a codebook is a row of 2 to 256 levels in -1..1, not all the same.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    check_values("codebook", codebook)
+    if codebook.ndim != 1 or not 2 <= len(codebook) <= 256:
+        shape = tuple(codebook.shape)
+        raise ValueError(f"codebook of shape {shape} must be one row of 2..256 levels")
+    least, largest = codebook.min().item(), codebook.max().item()
+    if not -1 <= least < largest <= 1:
+        raise ValueError(f"codebook from {least:g} to {largest:g} must have two levels in -1..1")
 
 
 def from_indices(
@@ -144,8 +174,14 @@ def relative_error(weight: Tensor, restored: Tensor) -> float:
     """Return the mean squared error of restored weights over the mean square of the weights.
 
     Raises:
-        ValueError: If the weights are all zeros.
+        ValueError: If the weights are all zeros, or the shapes differ, or a value is not finite.
     """
+    check_values("weight", weight)
+    check_values("restored", restored)
+    if weight.shape != restored.shape:
+        raise ValueError(
+            f"restored of shape {tuple(restored.shape)} must have weight's {tuple(weight.shape)}"
+        )
     weight, restored = weight.detach().double(), restored.detach().double()
     size = weight.square().sum()
     if not size:
@@ -205,7 +241,11 @@ def unpack(packed: Tensor, n_bits: int, n: int) -> Tensor:
 
 
 def _in_blocks(flat: Tensor, block_size: int) -> Tensor:
-    """Cut (n,) into (n_blocks, block_size), the last one filled up with zeros."""
+    """Cut (n,) into (n_blocks, block_size), the last one filled up with zeros.
+
+    A block that would be longer than all of them together is as long as they are.
+    """
+    block_size = min(block_size, flat.numel())
     missing = -flat.numel() % block_size
     return (torch.nn.functional.pad(flat, (0, missing)) if missing else flat).view(-1, block_size)
 

@@ -6,6 +6,8 @@ All are float32 in -1..1; a block's weights are divided by its largest before th
 import torch
 from torch import Tensor
 
+from course_utils.validation import check_count
+
 # The share of a normal distribution below the outermost level: halfway between that of 2 * 16 and
 # of 2 * 15 equal parts, rounded as the authors' code rounds it.
 _NF4_OFFSET = round(1 - (1 / 32 + 1 / 30) / 2, 7)
@@ -47,8 +49,7 @@ def integer_codebook(n_bits: int) -> Tensor:
     Raises:
         ValueError: If ``n_bits`` is out of range.
     """
-    if not 2 <= n_bits <= 8:
-        raise ValueError(f"n_bits={n_bits} must be in 2..8")
+    check_count("n_bits", n_bits, at_least=2, at_most=8)
     largest = 2 ** (n_bits - 1) - 1
     return torch.arange(-largest, largest + 1) / largest
 

@@ -3,7 +3,14 @@
 import torch
 from torch import Tensor
 
-from course_utils.quantization.blockwise import QuantizedTensor, from_indices, nearest
+from course_utils.quantization.blockwise import (
+    QuantizedTensor,
+    check_codebook,
+    check_values,
+    from_indices,
+    nearest,
+)
+from course_utils.validation import check_count, check_number
 
 
 def gptq(
@@ -23,9 +30,11 @@ def gptq(
         damping: Share of the mean second moment that is added to each, so that the inverse exists.
 
     Raises:
-        ValueError: If the shapes do not fit, or ``block_size`` does not divide d_in.
+        ValueError: If the shapes do not fit, ``block_size`` does not divide d_in, a value is not
+            finite, or ``damping`` is too small for the inputs.
     """
-    check_calibration(weight, inputs, block_size)
+    check_calibration(weight, inputs, codebook, block_size)
+    check_number("damping", damping, at_least=0)
     d_in = weight.shape[1]
     spread = _spread(inputs.detach().float().to(weight.device), damping)
     codebook = codebook.to(weight.device)
@@ -43,22 +52,42 @@ def gptq(
     return from_indices(indices, scales.flatten(), codebook, block_size, weight.dtype)
 
 
-def check_calibration(weight: Tensor, inputs: Tensor, block_size: int) -> None:
-    """Check that inputs fit a weight, and blocks its rows.
+def check_calibration(weight: Tensor, inputs: Tensor, codebook: Tensor, block_size: int) -> None:
+    """Check that inputs fit a weight, blocks its rows, and that the codebook is one.
 
     Raises:
         ValueError: If they do not.
     """
+    check_values("weight", weight)
+    check_values("inputs", inputs)
+    check_codebook(codebook)
+    if weight.ndim != 2:
+        raise ValueError(f"weight of shape {tuple(weight.shape)} must be (d_out, d_in)")
     d_in = weight.shape[1]
-    if inputs.ndim != 2 or inputs.shape[1] != d_in or not len(inputs):
+    if inputs.ndim != 2 or inputs.shape[1] != d_in:
         raise ValueError(f"inputs of shape {tuple(inputs.shape)} must be (n, {d_in})")
-    if block_size < 1 or d_in % block_size:
+    check_count("block_size", block_size)
+    if d_in % block_size:
         raise ValueError(f"block_size={block_size} must divide d_in={d_in}")
 
 
 def _spread(inputs: Tensor, damping: float) -> Tensor:
-    """Return the upper Cholesky factor of the inputs' inverse second moments, (d_in, d_in)."""
+    """Return the upper Cholesky factor of the inputs' inverse second moments, (d_in, d_in).
+
+    Raises:
+        ValueError: If there is none: some inputs follow from others, or are beyond float32.
+    """
     moments = inputs.T @ inputs / len(inputs)
     moments.diagonal().add_(damping * moments.diagonal().mean() + 1e-8)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments))
-    return torch.linalg.cholesky(inverse, upper=True)
+    refusal = ValueError(
+        f"damping={damping:g} leaves the inputs' second moments without an inverse: raise it, or "
+        "give more and smaller inputs"
+    )
+    try:
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments))
+        spread = torch.linalg.cholesky(inverse, upper=True)
+    except torch.linalg.LinAlgError as error:
+        raise refusal from error
+    if not spread.isfinite().all():
+        raise refusal
+    return spread

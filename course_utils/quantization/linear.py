@@ -10,7 +10,14 @@ from typing import Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from course_utils.models.structure import HEADS, carried_by, is_transposed
+from course_utils.models.structure import (
+    below_heads,
+    carried_by,
+    check_one_stack,
+    is_plain,
+    is_transposed,
+    packed_by,
+)
 from course_utils.quantization.blockwise import (
     QuantizedScales,
     QuantizedTensor,
@@ -19,6 +26,7 @@ from course_utils.quantization.blockwise import (
     quantize_scales,
 )
 from course_utils.quantization.codebooks import dynamic_codebook, nf4_codebook
+from course_utils.validation import check_count, check_flag
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -30,10 +38,19 @@ class NF4Linear(nn.Module):
         base: ``nn.Linear`` or GPT-2's ``Conv1D``; its bias is kept as it is.
         block_size: Weights that share a scale.
         is_double: Whether the scales are quantised too.
+
+    Raises:
+        ValueError: If the layer's weight is no plain matrix of finite numbers, or an option is out
+            of range.
     """
+
+    is_packed = True
 
     def __init__(self, base: nn.Module, *, block_size: int = 64, is_double: bool = True) -> None:
         super().__init__()
+        check_flag("is_double", is_double)
+        if not (isinstance(base, nn.Linear) or is_transposed(base)) or not is_plain(base):
+            raise ValueError(f"{type(base).__name__} has no plain matrix to store in four bits")
         weight = base.weight.T if is_transposed(base) else base.weight
         quantized = quantize_blockwise(weight, nf4_codebook(), block_size)
         self._put(quantize_scales(quantized) if is_double else quantized)
@@ -122,21 +139,33 @@ def quantize_model(model: Model, *, block_size: int = 64, is_double: bool = True
         is_double: Whether the scales are quantised too.
 
     Raises:
-        ValueError: If there is nothing to quantise, or the model carries an adapter.
+        ValueError: If there is nothing to quantise, the model carries an adapter or a soft prompt,
+            is stored in few bits already, has weights that are not finite, or has an encoder and a
+            decoder; it stays as it was.
     """
+    check_count("block_size", block_size)
+    check_flag("is_double", is_double)
     if taken := carried_by(model):
         raise ValueError(f"the model carries {taken}: quantise the base first, then `apply`")
-    layers = [
-        name
-        for name, layer in model.named_modules()
-        if (isinstance(layer, nn.Linear) or is_transposed(layer)) and not name.endswith(HEADS)
-    ]
+    if packed := packed_by(model):
+        raise ValueError(f"{packed} is stored in few bits already: quantise a full-precision model")
+    check_one_stack(model)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 2:  # a mixture's experts, side by side: most of the model
+            raise ValueError(f"{name} has {parameter.ndim} dimensions and is no linear layer's")
+    layers = {
+        name: layer
+        for name, layer in below_heads(model)
+        if isinstance(layer, nn.Linear) or is_transposed(layer)
+    }
     if not layers:
         raise ValueError(f"{type(model).__name__} has no linear layer beside its head to quantise")
+    for name, layer in layers.items():
+        if not layer.weight.isfinite().all():
+            raise ValueError(f"the weight of {name} has values that are not finite")
     model.requires_grad_(False)
-    for name in layers:
+    for name in list(layers):
         parent, _, child = name.rpartition(".")
-        place = model.get_submodule(parent)
-        options = {"block_size": block_size, "is_double": is_double}
-        setattr(place, child, NF4Linear(getattr(place, child), **options))
+        layer = NF4Linear(layers.pop(name), block_size=block_size, is_double=is_double)
+        setattr(model.get_submodule(parent), child, layer)
     return model

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from course_utils.files import write_text
 from course_utils.methods import merge, remove, save_adapter
 from course_utils.models import load_base_model, load_tokenizer
 from course_utils.rlhf.assistant import (
@@ -33,7 +34,7 @@ def main(
 def _write(folder: Path, model: object, training: dict) -> None:
     save_adapter(model, folder)
     recipe = {"command": "python -m course_utils.rlhf", "training": training}
-    (folder / "training.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "training.json", json.dumps(recipe, indent=2) + "\n")
     typer.echo(f"wrote {folder}")
 
 

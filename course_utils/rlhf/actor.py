@@ -14,9 +14,13 @@ from torch import Tensor, nn
 from course_utils.generation import position_ids
 from course_utils.methods import adapter_disabled
 from course_utils.methods.layers import adapted_layers
+from course_utils.models.structure import carried_by, classifier_heads, soft_prompt_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+# The head of transformers' causal classifiers: a layer on the hidden state of each token.
+READ_AT_EVERY_TOKEN = "score"
 
 
 class ActorCritic(nn.Module):
@@ -68,7 +72,7 @@ class SharedActorCritic(ActorCritic):
     does. Its gradient goes on into the adapter.
 
     Args:
-        policy: Causal language model that carries an adapter, which alone trains.
+        policy: Causal language model that carries an adapter or a soft prompt, which alone trains.
 
     Raises:
         ValueError: If there is no adapter, or something else in the model trains too.
@@ -76,14 +80,13 @@ class SharedActorCritic(ActorCritic):
 
     def __init__(self, policy: "PreTrainedModel") -> None:
         super().__init__(policy)
-        layers = tuple(f"{name}." for name in adapted_layers(policy))
-        if not layers:
+        if carried_by(policy) is None:
             raise ValueError(
                 f"{type(policy).__name__} carries no adapter, and with none to switch off there "
                 "is no reference: apply LoRAConfig first, or use SeparateActorCritic"
             )
-        for name, parameter in policy.named_parameters():
-            if parameter.requires_grad and not name.startswith(layers):
+        for name, parameter in base_tensors(policy).items():
+            if parameter.requires_grad:
                 raise ValueError(
                     f"{name} trains beside the adapter: with the adapter off, the policy would "
                     "not be the base any more, which is the reference"
@@ -101,7 +104,8 @@ class SharedActorCritic(ActorCritic):
         """Predict tokens and values in one pass; shapes as in ``ActorCritic``."""
         inputs = _inputs(sequences, attention_mask)
         output = self.policy(**inputs, logits_to_keep=last or 0, output_hidden_states=True)
-        hidden = output.hidden_states[-1][:, -last if last else 0 :]
+        # Virtual tokens, where the policy has some, stand at the front.
+        hidden = output.hidden_states[-1][:, -(last or sequences.shape[1]) :]
         return output.logits, self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1)
 
     @torch.no_grad()
@@ -125,7 +129,7 @@ class SeparateActorCritic(ActorCritic):
 
     Raises:
         ValueError: If the reference is another kind of model than the policy, or shares weights
-            with it that train, or the value model has not one output.
+            with it that train, or the value model has not one output for every token.
     """
 
     def __init__(
@@ -138,6 +142,12 @@ class SeparateActorCritic(ActorCritic):
         check_reference(policy, reference)
         if value_model.config.num_labels != 1:
             raise ValueError(f"num_labels={value_model.config.num_labels} of the critic must be 1")
+        if (heads := classifier_heads(value_model)) != [READ_AT_EVERY_TOKEN]:
+            raise ValueError(
+                f"{type(value_model).__name__} has {' and '.join(heads) or 'no head'} where a "
+                f"critic has {READ_AT_EVERY_TOKEN}: transformers' heads of other names read one "
+                "place of a text, and not what comes before each token"
+            )
         self.reference = reference.requires_grad_(False)
         self.value_model = value_model
 
@@ -148,7 +158,9 @@ class SeparateActorCritic(ActorCritic):
         inputs = _inputs(sequences, attention_mask)
         logits = self.policy(**inputs, logits_to_keep=last or 0).logits
         hidden = self.value_model.base_model(**inputs).last_hidden_state
-        values = self.value_model.score(hidden[:, -last if last else 0 :]).squeeze(-1)
+        values = getattr(self.value_model, READ_AT_EVERY_TOKEN)(
+            hidden[:, -last if last else 0 :]
+        ).squeeze(-1)
         return logits, values.to(torch.promote_types(values.dtype, torch.float32))
 
     @torch.no_grad()
@@ -222,8 +234,10 @@ def share_base(model: nn.Module, other: nn.Module) -> int:
 
 
 def base_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return a model's weights by the names they have without an adapter, which is left out."""
+    """Return a model's weights by their names in the base alone."""
     tensors, layers = model.state_dict(keep_vars=True), adapted_layers(model)
+    if soft_prompt_of(model) is not None:
+        tensors = {k: tensor for k, tensor in tensors.items() if not k.startswith("soft_prompt.")}
     for layer in layers:
         own = {key: tensors.pop(key) for key in list(tensors) if key.startswith(f"{layer}.")}
         base = f"{layer}.base."

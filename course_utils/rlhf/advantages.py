@@ -7,7 +7,15 @@ elsewhere is padding: it counts for nothing, whatever its value, and not even if
 import torch
 from torch import Tensor
 
-from course_utils.rlhf.masks import check_shapes, masked_mean, masked_var
+from course_utils.rlhf.masks import masked_mean, masked_var, real_elements
+from course_utils.validation import (
+    check_count,
+    check_dimensions,
+    check_finite,
+    check_flag,
+    check_number,
+    check_shapes,
+)
 
 # TRL's: small beside any spread of scores that means something, and a group of equal scores,
 # which has none, gets the advantage 0.
@@ -34,12 +42,13 @@ def gae(
         Advantages, and returns (advantage plus value), both (batch, seq) and 0 on padding.
 
     Raises:
-        ValueError: If the shapes differ, or ``gamma`` or ``lam`` is out of range.
+        ValueError: If the shapes differ, a reward or a value of a real token is not finite, or
+            ``gamma`` or ``lam`` is out of range.
     """
-    check_shapes(mask=mask, rewards=rewards, values=values)
     for name, factor in (("gamma", gamma), ("lam", lam)):
-        if not 0 <= factor <= 1:
-            raise ValueError(f"{name}={factor} must be in 0..1")
+        check_number(name, factor, at_least=0, at_most=1)
+    _check_real(mask, rewards=rewards, values=values)
+    check_dimensions("mask", mask, "(batch, seq)")
     padding = ~mask.bool()
     rewards, values = rewards.masked_fill(padding, 0), values.masked_fill(padding, 0)
     deltas = rewards + gamma * torch.nn.functional.pad(values[:, 1:], (0, 1)) - values
@@ -66,8 +75,11 @@ def whiten(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
         Whitened values, (batch, seq), 0 where the mask is.
 
     Raises:
-        ValueError: If the shapes differ or fewer than two values count.
+        ValueError: If the shapes differ, a value that counts is not finite, or fewer than two
+            count.
     """
+    check_flag("shift_mean", shift_mean)
+    _check_real(mask, values=values)
     mean = masked_mean(values, mask)
     whitened = (values - mean) * torch.rsqrt(masked_var(values, mask) + 1e-8)
     if not shift_mean:
@@ -89,7 +101,8 @@ def rloo_advantages(scores: Tensor, group_size: int) -> Tensor:
         Advantages, (n_prompts * group_size,).
 
     Raises:
-        ValueError: If ``group_size`` is below 2 or does not divide the number of scores.
+        ValueError: If a score is not finite, or ``group_size`` is below 2 or does not divide the
+            number of scores.
     """
     groups = _in_groups(scores, group_size)
     baselines = (groups.sum(dim=1, keepdim=True) - groups) / (group_size - 1)
@@ -112,8 +125,10 @@ def grpo_advantages(scores: Tensor, group_size: int, scale: bool = True) -> Tens
         Advantages, (n_prompts * group_size,).
 
     Raises:
-        ValueError: If ``group_size`` is below 2 or does not divide the number of scores.
+        ValueError: If a score is not finite, or ``group_size`` is below 2 or does not divide the
+            number of scores.
     """
+    check_flag("scale", scale)
     groups = _in_groups(scores, group_size)
     advantages = groups - groups.mean(dim=1, keepdim=True)
     if scale:
@@ -123,11 +138,17 @@ def grpo_advantages(scores: Tensor, group_size: int, scale: bool = True) -> Tens
 
 def _in_groups(scores: Tensor, group_size: int) -> Tensor:
     """Return scores as (n_prompts, group_size)."""
-    if group_size < 2:
-        raise ValueError(f"group_size={group_size} must be at least 2: a score needs another")
+    check_count("group_size", group_size, at_least=2)
+    check_shapes(scores=scores)
     if scores.ndim != 1 or len(scores) % group_size:
         raise ValueError(
             f"scores of shape {tuple(scores.shape)} must be (n_prompts * group_size,) "
             f"with group_size={group_size}"
         )
+    check_finite("scores", scores)
     return scores.view(-1, group_size)
+
+
+def _check_real(mask: Tensor, **tensors: Tensor) -> None:
+    for name, real in zip(tensors, real_elements(mask, **tensors), strict=True):
+        check_finite(f"{name} of real tokens", real)

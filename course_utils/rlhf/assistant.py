@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Source = Profile | str | Path
 
 ASSISTANT, REWARD = LoRAConfig(rank=16, alpha=32), LoRAConfig(rank=8, alpha=16)
+SHIPPED = ("assistant", "reward")
 N_OWN_ANSWERS = 1500
 ASSISTANT_TRAINING = {"max_steps": 400, "learning_rate": 3e-3, "batch_size": 16, "seed": 0}
 REWARD_TRAINING = {"max_steps": 120, "learning_rate": 3e-3, "batch_size": 16, "seed": 0}
@@ -116,7 +117,7 @@ def copy_trunk(source: "PreTrainedModel", target: "PreTrainedModel") -> "PreTrai
 
 
 def adapter_folder(name: str) -> Path:
-    """Return the folder of a shipped adapter, ``assistant`` or ``reward``."""
+    """Return the folder of a shipped adapter, one of ``SHIPPED``."""
     return data_dir() / "adapters" / name
 
 

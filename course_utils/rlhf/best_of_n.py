@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from course_utils.generation import generate_tokens
+from course_utils.generation import end_tokens, generate_tokens, padding_of
 from course_utils.rlhf.rollout import Reward, read_prompts, score_answers
+from course_utils.validation import check_count, check_number
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -56,11 +57,10 @@ def best_of_n(
         ValueError: If ``n``, ``temperature`` or ``batch_size`` is out of range, a prompt is empty
             or too long, or a score is missing or not finite.
     """
-    for name, value in (("n", n), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be above 0, or all answers are alike")
+    check_count("n", n)
+    check_count("batch_size", batch_size)
+    check_count("seed", seed, at_least=0)
+    check_number("temperature", temperature, above=0)  # At 0 all answers are alike.
     model.eval()
     read_prompts(model, tokenizer, prompts, max_new_tokens)
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
@@ -71,8 +71,8 @@ def best_of_n(
             model,
             *read_prompts(model, tokenizer, some, max_new_tokens),
             max_new_tokens=max_new_tokens,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=end_tokens(model, tokenizer),
+            pad_token_id=padding_of(tokenizer),
             temperature=temperature,
             generator=generator,
         )
@@ -93,6 +93,5 @@ def best_of_n_kl(n: int) -> float:
     Raises:
         ValueError: If ``n`` is below 1.
     """
-    if n < 1:
-        raise ValueError(f"n={n} must be at least 1")
+    check_count("n", n)
     return math.log(n) - (n - 1) / n

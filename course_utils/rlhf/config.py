@@ -3,6 +3,18 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from course_utils.validation import check_count, check_flag, check_number, check_path, keep_plain
+
+_COUNTS = (
+    "n_updates",
+    "batch_size",
+    "minibatch_size",
+    "n_epochs",
+    "max_new_tokens",
+    "checkpoint_every_updates",
+)
+_ABOVE_0 = ("learning_rate", "temperature", "clip_range", "value_clip_range", "max_grad_norm")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PPOConfig:
@@ -61,33 +73,21 @@ class PPOConfig:
     show_progress: bool = True
 
     def __post_init__(self) -> None:
-        counts = (
-            "n_updates",
-            "batch_size",
-            "minibatch_size",
-            "n_epochs",
-            "max_new_tokens",
-            "checkpoint_every_updates",
-        )
-        positive = (
-            "learning_rate",
-            "temperature",
-            "target_kl",
-            "clip_range",
-            "value_clip_range",
-            "max_grad_norm",
-        )
-        rules = {
-            "at least 1": (counts, lambda x: x >= 1),
-            "above 0": (positive, lambda x: x > 0),
-            "at least 0": (("kl_coef", "vf_coef", "missing_eos_penalty"), lambda x: x >= 0),
-            "in 0..1": (("gamma", "lam"), lambda x: 0 <= x <= 1),
-        }
-        for rule, (names, is_right) in rules.items():
-            for name in names:
-                value = getattr(self, name)
-                if value is not None and not is_right(value):
-                    raise ValueError(f"{name}={value} must be {rule}")
+        keep_plain(self)
+        for name in _COUNTS:
+            check_count(name, getattr(self, name))
+        for name in _ABOVE_0:
+            check_number(name, getattr(self, name), above=0)
+        for name in ("kl_coef", "vf_coef"):
+            check_number(name, getattr(self, name), at_least=0)
+        for name in ("gamma", "lam"):
+            check_number(name, getattr(self, name), at_least=0, at_most=1)
+        for name in ("whiten_rewards", "score_after_end", "show_progress"):
+            check_flag(name, getattr(self, name))
+        check_number("target_kl", self.target_kl, above=0, is_none_ok=True)
+        check_number("missing_eos_penalty", self.missing_eos_penalty, at_least=0, is_none_ok=True)
+        check_count("seed", self.seed, at_least=0)
+        check_path("checkpoint_dir", self.checkpoint_dir)
         if self.batch_size % self.minibatch_size:
             raise ValueError(
                 f"minibatch_size={self.minibatch_size} must divide batch_size={self.batch_size}"

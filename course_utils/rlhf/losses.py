@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from course_utils.data import IGNORED
-from course_utils.rlhf.masks import check_shapes, real_elements
+from course_utils.rlhf.masks import real_elements
+from course_utils.validation import check_dimensions, check_floats, check_number, check_shapes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +64,14 @@ def selected_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) 
         temperature: What the logits are divided by; as the tokens were sampled.
 
     Raises:
-        ValueError: If ``temperature`` is not above 0, or the shapes do not fit.
+        ValueError: If ``temperature`` is not above 0, the shapes do not fit, or a token is none of
+            the vocabulary.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be above 0")
-    check_shapes(tokens=tokens, logits_without_vocab=logits[..., 0])
+    check_number("temperature", temperature, above=0)
+    _check_logits(logits, tokens=tokens)
+    n_words = logits.shape[-1]
+    if (outside := tokens[(tokens < 0) | (tokens >= n_words)]).numel():
+        raise ValueError(f"token {outside[0].item()} must be in 0..{n_words - 1}, the vocabulary")
     dtype = torch.promote_types(logits.dtype, torch.float32)
     logprobs = (logits / temperature).log_softmax(dim=-1, dtype=dtype)
     return logprobs.gather(-1, tokens[..., None]).squeeze(-1)
@@ -86,7 +90,8 @@ def sequence_logprobs(logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         ValueError: If a row has no token of an answer, or the shapes do not fit.
     """
-    check_shapes(labels=labels, logits_without_vocab=logits[..., 0])
+    _check_logits(logits, labels=labels)
+    check_dimensions("labels", labels, "(batch, seq)")
     logits, labels = logits[:, :-1], labels[:, 1:]
     is_answer = labels != IGNORED
     if (empty := (~is_answer.any(dim=1)).nonzero()).numel():
@@ -96,8 +101,16 @@ def sequence_logprobs(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Return the entropy of the next token's distribution in nats: (..., vocab) to (...)."""
-    logprobs = logits.log_softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    """Return the entropy of the next token's distribution in nats: (..., vocab) to (...).
+
+    A token of probability 0 adds nothing: ``p log p`` goes to 0 with p.
+
+    Raises:
+        ValueError: If the logits are no floating-point numbers.
+    """
+    _check_logits(logits)
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    logprobs = logits.log_softmax(dim=-1, dtype=dtype).clamp(min=torch.finfo(dtype).min)
     return -(logprobs.exp() * logprobs).sum(dim=-1)
 
 
@@ -147,7 +160,7 @@ def clipped_policy_loss(
     Raises:
         ValueError: If the shapes differ, no token is real or ``clip_range`` is out of range.
     """
-    _check_clip_range(clip_range)
+    check_number("clip_range", clip_range, above=0)
     # Chosen before the exponential: padding could overflow in it, and its gradient become NaN.
     logprobs, old_logprobs, advantages = real_elements(
         mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages
@@ -182,7 +195,7 @@ def clipped_value_loss(
     Raises:
         ValueError: If the shapes differ, no token is real or ``clip_range`` is out of range.
     """
-    _check_clip_range(clip_range)
+    check_number("clip_range", clip_range, above=0)
     values, old_values, returns = real_elements(
         mask, values=values, old_values=old_values, returns=returns
     )
@@ -208,10 +221,13 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | None =
         margin: How far apart the two should be, (batch,).
 
     Raises:
-        ValueError: If the shapes differ.
+        ValueError: If the shapes differ, or there is no pair.
     """
+    check_shapes(chosen=chosen, rejected=rejected)
     margin = torch.zeros_like(chosen) if margin is None else margin
     check_shapes(chosen=chosen, rejected=rejected, margin=margin)
+    check_dimensions("chosen", chosen, "(batch,)")
+    check_floats("chosen", chosen)
     return -torch.nn.functional.logsigmoid(chosen - rejected - margin).mean()
 
 
@@ -237,8 +253,7 @@ def dpo_loss(
     Raises:
         ValueError: If the shapes differ or ``beta`` is out of range.
     """
-    if not beta > 0:
-        raise ValueError(f"beta={beta} must be above 0")
+    check_number("beta", beta, above=0)
     check_shapes(
         policy_chosen=policy_chosen,
         policy_rejected=policy_rejected,
@@ -254,6 +269,13 @@ def dpo_loss(
     )
 
 
-def _check_clip_range(clip_range: float) -> None:
-    if not clip_range > 0:
-        raise ValueError(f"clip_range={clip_range} must be above 0")
+def _check_logits(logits: Tensor, **tokens: Tensor) -> None:
+    """Check that logits are (..., vocab), and that there are tokens for all of them, (...)."""
+    check_shapes(logits=logits)
+    check_floats("logits", logits)
+    if not logits.ndim:
+        raise ValueError("logits of shape () must be (..., vocab)")
+    for name, tensor in tokens.items():
+        check_shapes(**tokens, logits_without_vocab=logits[..., 0])
+        if tensor.dtype not in (torch.long, torch.int):
+            raise ValueError(f"{name} of type {tensor.dtype} must be whole numbers, torch.long")

@@ -7,6 +7,8 @@ elsewhere is padding: it counts for nothing, whatever its value, and not even if
 import torch
 from torch import Tensor
 
+from course_utils.validation import check_dimensions, check_floats, check_mask, check_shapes
+
 
 def last_token_index(attention_mask: Tensor) -> Tensor:
     """Return where each row's last real token stands, under left and right padding.
@@ -18,8 +20,12 @@ def last_token_index(attention_mask: Tensor) -> Tensor:
         Indices, (batch,).
 
     Raises:
-        ValueError: If a row has no real token; the message names the row.
+        ValueError: If the mask holds anything but 0 and 1, or a row has no real token; the message
+            names the row.
     """
+    check_shapes(attention_mask=attention_mask)
+    check_dimensions("attention_mask", attention_mask, "(batch, seq)")
+    check_mask("attention_mask", attention_mask)
     real = attention_mask.bool()
     if (empty := (~real.any(dim=1)).nonzero()).numel():
         raise ValueError(f"row {empty[0].item()} of the attention mask has no real token")
@@ -35,7 +41,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
         mask: Which of them count; of the same shape.
 
     Raises:
-        ValueError: If the shapes differ or nothing counts.
+        ValueError: If the shapes differ, nothing counts, or the values are whole numbers.
     """
     return real_elements(mask, values=values)[0].mean()
 
@@ -56,22 +62,14 @@ def real_elements(mask: Tensor, **tensors: Tensor) -> tuple[Tensor, ...]:
     """Return of each tensor the elements that the mask leaves, (n_real,).
 
     Raises:
-        ValueError: If the shapes differ or nothing is left.
+        ValueError: If the shapes differ, nothing is left, the mask holds anything but 0 and 1, or
+            a tensor holds whole numbers.
     """
     check_shapes(mask=mask, **tensors)
+    check_mask("mask", mask)
+    for name, tensor in tensors.items():
+        check_floats(name, tensor)
     real = mask.bool()
     if not real.any():
         raise ValueError("the mask leaves no token: at least one must be real")
     return tuple(tensor[real] for tensor in tensors.values())
-
-
-def check_shapes(**tensors: Tensor) -> None:
-    """Refuse tensors that do not have one shape, which PyTorch might broadcast.
-
-    Raises:
-        ValueError: If two shapes differ; the message gives them all.
-    """
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if len(set(shapes.values())) > 1:
-        listing = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"the shapes must be the same: {listing}")

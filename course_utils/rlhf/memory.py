@@ -7,9 +7,9 @@ gradients and optimizer states of two. In the shared form an adapter on one trun
 trunk without it the reference, one row on its last hidden state the critic, and another adapter
 with a row of its own the reward model: 14 GB and some megabytes.
 
-An update goes through three phases. Weights, optimizer states and the gradients of the step before
-are held in all of them. With ``e`` bytes an element, ``V`` the vocabulary, and answers of ``R``
-tokens in a batch of ``B`` and minibatches of ``m``, they add
+An update goes through three phases. Weights and optimizer states are held in all of them; gradients
+go with the step that they were computed for. With ``e`` bytes an element, ``V`` the vocabulary, and
+answers of ``R`` tokens in a batch of ``B`` and minibatches of ``m``, they add
 
 - rollout: keys and values of all tokens but the last one's. No gradient, nothing else is kept.
 - scoring: one pass of each model over whole texts. Logits of policy and reference are held at the
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from course_utils.memory.architecture import Architecture, architecture_of
 from course_utils.memory.parts import dtype_bytes, format_bytes
-from course_utils.memory.trained import Footprint
+from course_utils.memory.trained import Footprint, footprint_of
 from course_utils.rlhf.memory_phases import (
     Learner,
     Update,
@@ -36,6 +36,7 @@ from course_utils.rlhf.memory_phases import (
     training_bytes,
     value_head,
 )
+from course_utils.validation import check_choice
 
 if TYPE_CHECKING:
     from torch import nn
@@ -160,7 +161,6 @@ def estimate_ppo(
         mixed_precision: Whether the optimizer keeps a float32 copy of trained weights of the base.
 
     Raises:
-        KeyError: If the model's name is unknown.
         ValueError: If an argument is out of range, or ``method`` trains weights of a shared trunk.
     """
     update = Update(
@@ -171,10 +171,10 @@ def estimate_ppo(
         response_tokens=response_tokens,
         element_bytes=dtype_bytes(dtype),
     )
-    if form not in _FORMS:
-        raise ValueError(f"form={form!r} must be 'shared' or 'separate'")
+    check_choice("form", form, _FORMS)
+    reward_method = method if reward_method is None else reward_method
     options = {"dtype": dtype, "optimizer": optimizer, "mixed_precision": mixed_precision}
-    models = _FORMS[form](update, method, reward_method or method, options)
+    models = _FORMS[form](update, method, reward_method, options)
     actor, critic = models.actor, models.critic
     parts = {
         "policy_bytes": actor.base_bytes,
@@ -199,7 +199,7 @@ def estimate_ppo(
 
 
 # Held from one end of an update to the other.
-_HELD = ("policy", "reference", "critic", "reward_model", "adapters", "gradients", "optimizer")
+_HELD = ("policy", "reference", "critic", "reward_model", "adapters", "optimizer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +218,7 @@ def _shared(
 ) -> _Models:
     """Return one trunk: two adapters, a value head, and the reward's."""
     shape = update.shape
-    policy, reward = method.footprint(shape), reward_method.footprint(shape)
+    policy, reward = footprint_of(method, shape), footprint_of(reward_method, shape)
     for trained in (policy, reward):
         trains_outside = trained.embedding or trained.final_norm or trained.head
         trains_inside = any(block.base for block in trained.blocks)
@@ -241,7 +241,7 @@ def _separate(
 ) -> _Models:
     """Return four models; a critic's head is new, and trains with any method."""
     shape, classifier = update.shape, replace(update.shape, n_labels=1)
-    critic, reward = method.footprint(classifier), reward_method.footprint(classifier)
+    critic, reward = footprint_of(method, classifier), footprint_of(reward_method, classifier)
     return _Models(
         actor=learner(shape, method.footprint(shape), update, options),
         critic=learner(classifier, replace(critic, head=True), update, options),

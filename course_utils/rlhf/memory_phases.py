@@ -12,6 +12,7 @@ from course_utils.memory.architecture import Architecture
 from course_utils.memory.budget import estimate
 from course_utils.memory.optimizers import state_bytes
 from course_utils.memory.trained import Trained
+from course_utils.validation import check_count, keep_plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +39,9 @@ class Update:
     element_bytes: int
 
     def __post_init__(self) -> None:
+        keep_plain(self)
         for name in ("batch_size", "minibatch_size", "prompt_tokens", "response_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+            check_count(name, getattr(self, name))
         if self.batch_size % self.minibatch_size:
             raise ValueError(
                 f"minibatch_size={self.minibatch_size} must divide batch_size={self.batch_size}"
@@ -205,14 +206,12 @@ def scoring_bytes(update: Update, actor: Learner, *, is_shared: bool) -> int:
 def training_bytes(update: Update, actor: Learner, critic: Learner) -> int:
     """Return the most that a minibatch takes, with what was noted of the batch.
 
-    Going forward, the gradients of the step before are still there. They go before the way back,
-    which begins in the critic, whose forward pass came last; until it comes to the policy, the
-    gradient of the logits waits.
+    The way back begins in the critic, whose forward pass came last; until it comes to the policy,
+    the gradient of the logits waits.
     """
-    earlier = actor.gradients_bytes + critic.gradients_bytes
     waiting = actor.kept_bytes + update.logits_bytes(1, 0, update.minibatch_size)
     return experience_bytes(update) + max(
         actor.kept_bytes + critic.kept_bytes + update.logits_bytes(2, 4, update.minibatch_size),
-        waiting + critic.backward_bytes - earlier,
-        critic.gradients_bytes + actor.backward_bytes - earlier,
+        waiting + critic.backward_bytes,
+        critic.gradients_bytes + actor.backward_bytes,
     )

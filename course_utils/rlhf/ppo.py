@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from course_utils.files import sha256_of
+from course_utils.generation import end_tokens, is_end
 from course_utils.rlhf.actor import ActorCritic
 from course_utils.rlhf.config import PPOConfig, PPOResult
 from course_utils.rlhf.experience import Experience, next_kl_coef, weigh
@@ -33,6 +35,7 @@ from course_utils.rlhf.masks import masked_mean
 from course_utils.rlhf.progress import Progress
 from course_utils.rlhf.rollout import Reward, Rollout, read_prompts, roll_out
 from course_utils.training import TrainingDivergedError
+from course_utils.training.identity import Facts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,25 +67,23 @@ def train_ppo(
         Metrics of every update, and the time.
 
     Raises:
-        ValueError: If a prompt is empty or too long, or a score is missing or not finite.
+        ValueError: If a prompt is empty or too long, a score is missing or not finite, or the
+            folder holds another run.
         TrainingDivergedError: If loss or gradient is not finite; the last weights are kept.
         CheckpointError: If a checkpoint cannot be written or read.
+        OSError: If the folder cannot be used; FileExistsError if another process trains in it.
     """
     from tqdm.auto import tqdm
 
-    read_prompts(actor.policy, tokenizer, prompts, config.max_new_tokens)
+    encoded = read_prompts(actor.policy, tokenizer, prompts, config.max_new_tokens)
     # Dropout stays off: with it, the policy would not be the one that sampled, even unchanged.
     actor.eval()
-    run = Progress(actor, config)
     batches = prompt_batches(len(prompts), config)
-    bar = tqdm(
-        total=config.n_updates,
-        initial=run.updates_done,
-        leave=False,
-        unit="update",
-        disable=not config.show_progress,
-    )
-    with bar:
+    show = {"leave": False, "unit": "update", "disable": not config.show_progress}
+    with (
+        Progress(actor, config, facts_of_prompts(*encoded)) as run,
+        tqdm(total=config.n_updates, initial=run.updates_done, **show) as bar,
+    ):
         for indices in itertools.islice(batches, run.updates_done, config.n_updates):
             start, kl_coef, asked = time.perf_counter(), run.kl_coef, [prompts[i] for i in indices]
             # 1. Answers, and one score for each.
@@ -96,7 +97,8 @@ def train_ppo(
                     loss, measured = minibatch_loss(actor, rollout, experience, rows, config)
                     take_step(loss, run.optimizer, config)
                     steps.append(measured)
-            metrics = summary(rollout, experience, steps, kl_coef, tokenizer.eos_token_id)
+            ends = end_tokens(actor.policy, tokenizer)
+            metrics = summary(rollout, experience, steps, kl_coef, ends)
             run.kl_coef = next_kl_coef(kl_coef, metrics["objective/kl"], config.target_kl)
             run.record(metrics, time.perf_counter() - start)
             bar.update()
@@ -163,6 +165,7 @@ def take_step(loss: Tensor, optimizer: torch.optim.Optimizer, config: PPOConfig)
             f"learning_rate={config.learning_rate:g}, or raise kl_coef={config.kl_coef:g}"
         )
     optimizer.step()
+    optimizer.zero_grad()
 
 
 def summary(
@@ -170,7 +173,7 @@ def summary(
     experience: Experience,
     steps: Sequence[Metrics],
     kl_coef: float,
-    eos_token_id: int,
+    eos_token_id: int | Sequence[int],
 ) -> Metrics:
     """Return the metrics of an update by TRL's names; ``objective`` is per answer, in nats."""
     kl = experience.kl.sum(dim=1).mean().item()
@@ -186,11 +189,16 @@ def summary(
         "objective/kl_coef": kl_coef,
         **averages,
         "val/ratio_var": ratios.var().item() if len(ratios) > 1 else 0.0,
-        "val/num_eos_tokens": (rollout.responses == eos_token_id)
-        .logical_and(rollout.response_mask)
+        "val/num_eos_tokens": (is_end(rollout.responses, eos_token_id) & rollout.response_mask)
         .sum()
         .item(),
     }
+
+
+def facts_of_prompts(input_ids: Tensor, attention_mask: Tensor) -> dict[str, Facts]:
+    """Return what tells the prompts of a run from others."""
+    rows = [ids[m.bool()].tolist() for ids, m in zip(input_ids, attention_mask, strict=True)]
+    return {"prompts": {"number": str(len(rows)), "contents": sha256_of(repr(rows))[:16]}}
 
 
 def prompt_batches(n_prompts: int, config: PPOConfig) -> Iterator[list[int]]:

@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 
 from course_utils.data import Example, encode_answer, pad_examples
-from course_utils.rlhf.masks import check_shapes
+from course_utils.generation import vocabulary_of
+from course_utils.models.structure import context_of
+from course_utils.validation import (
+    check_as_many,
+    check_count,
+    check_finite,
+    check_number,
+    check_shapes,
+    check_texts,
+)
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -33,9 +42,11 @@ def preference_outcomes(chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tenso
         Probabilities and outcomes, 0 or 1, both (2 * n_pairs,).
 
     Raises:
-        ValueError: If the shapes differ.
+        ValueError: If the shapes differ, there is no pair, or a score is not finite.
     """
     check_shapes(chosen=chosen, rejected=rejected)
+    check_finite("chosen", chosen)
+    check_finite("rejected", rejected)
     difference = torch.cat([chosen - rejected, rejected - chosen])
     outcomes = torch.cat([torch.ones_like(chosen), torch.zeros_like(rejected)])
     return difference.sigmoid(), outcomes
@@ -49,10 +60,12 @@ def standardize(scores: Tensor, mean: float, std: float) -> Tensor:
     Ouyang et al., 2022, arXiv:2203.02155, section 3.5).
 
     Raises:
-        ValueError: If ``std`` is not above 0.
+        ValueError: If there is no score, ``mean`` or ``std`` is not finite, or ``std`` is not above
+            0.
     """
-    if not std > 0:
-        raise ValueError(f"std={std} must be above 0")
+    check_shapes(scores=scores)
+    check_number("mean", mean)
+    check_number("std", std, above=0)
     return (scores - mean) / std
 
 
@@ -62,6 +75,8 @@ def check_scores(scores: Tensor, responses: Sequence[str]) -> None:
     Raises:
         ValueError: If a score is not finite; the message says which answer's.
     """
+    check_shapes(scores=scores)
+    check_as_many(scores=scores, responses=responses)
     for i in (~torch.isfinite(scores)).nonzero().flatten().tolist()[:1]:
         raise ValueError(
             f"the score of answer {i} ({responses[i][:60]!r}) is {scores[i].item()}: "
@@ -103,8 +118,9 @@ class RewardModel:
                 f"pad_token_id={model.config.pad_token_id} of the model must be the tokenizer's "
                 f"{tokenizer.pad_token_id}: the score is read at the last token that is no padding"
             )
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        n_words = vocabulary_of(model)
+        check_count("pad_token_id", tokenizer.pad_token_id, at_least=0, at_most=n_words - 1)
+        check_count("batch_size", batch_size)
         standardize(torch.zeros(1), mean, std)
         self.model, self.tokenizer = model, tokenizer
         self.mean, self.std, self.batch_size = mean, std, batch_size
@@ -162,11 +178,8 @@ class RewardModel:
 
     def _encode(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Example]:
         """Encode begin token, prompt and answer, without the end token that an answer gets."""
-        if not len(prompts) == len(responses) > 0:
-            raise ValueError(
-                f"{len(prompts)} prompts and {len(responses)} responses must be as many, at least 1"
-            )
-        context, examples = self.model.config.max_position_embeddings, []
+        check_texts(prompts=prompts, responses=responses)
+        context, examples = context_of(self.model) or sys.maxsize, []
         for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
             whole = encode_answer(self.tokenizer, prompt, response, max_length_tokens=sys.maxsize)
             example = {name: ids[:-1] for name, ids in whole.items()}

@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from course_utils.generation import check_prompts, encode_prompts, generate_tokens
+from course_utils.generation import (
+    check_prompts,
+    encode_prompts,
+    end_tokens,
+    generate_tokens,
+    is_end,
+    padding_of,
+)
 from course_utils.rlhf.actor import ActorCritic
 from course_utils.rlhf.config import PPOConfig
 from course_utils.rlhf.losses import selected_logprobs
 from course_utils.rlhf.reward_model import check_scores
+from course_utils.validation import check_dimensions, check_shapes, check_texts, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -78,17 +86,18 @@ def roll_out(
         ValueError: If a prompt is empty or too long, or a score is missing or not finite.
     """
     prompt_ids, prompt_mask = read_prompts(actor.policy, tokenizer, prompts, config.max_new_tokens)
+    ends = end_tokens(actor.policy, tokenizer)
     responses = generate_tokens(
         actor.policy,
         prompt_ids,
         prompt_mask,
         max_new_tokens=config.max_new_tokens,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=ends,
+        pad_token_id=padding_of(tokenizer),
         temperature=config.temperature,
         generator=generator,
     )
-    response_mask = up_to_end(responses, tokenizer.eos_token_id)
+    response_mask = up_to_end(responses, ends)
     sequences = torch.cat([prompt_ids, responses], dim=1)
     attention_mask = torch.cat([prompt_mask, response_mask.to(prompt_mask)], dim=1)
 
@@ -105,7 +114,7 @@ def roll_out(
     texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
     scores = score_answers(reward, prompts, texts).to(logprobs)
     if config.missing_eos_penalty is not None:
-        has_no_end = (responses != tokenizer.eos_token_id).all(dim=1)
+        has_no_end = ~is_end(responses, ends).any(dim=1)
         scores = scores - config.missing_eos_penalty * has_no_end
     return Rollout(
         sequences=sequences,
@@ -133,21 +142,26 @@ def read_prompts(
     Raises:
         ValueError: If there is no prompt, or one is empty, or too long for an answer to follow.
     """
-    if not len(prompts):
-        raise ValueError("there are no prompts: at least 1 is needed")
+    check_texts(prompts=prompts)
     for i, prompt in enumerate(prompts):
         if not prompt.strip():
             raise ValueError(f"prompt {i} is empty ({prompt!r}): it must say something to answer")
     device = next(policy.parameters()).device
     input_ids, attention_mask = (t.to(device) for t in encode_prompts(tokenizer, prompts))
-    check_prompts(policy, attention_mask, max_new_tokens)
+    check_prompts(policy, input_ids, attention_mask, max_new_tokens)
     return input_ids, attention_mask
 
 
-def up_to_end(responses: Tensor, eos_token_id: int) -> Tensor:
-    """Return True on every token up to and including the first end token, (batch, new)."""
-    is_end = responses == eos_token_id
-    return is_end.cumsum(dim=1) - is_end.long() == 0
+def up_to_end(responses: Tensor, eos_token_id: int | Sequence[int] | None) -> Tensor:
+    """Return True on every token up to and including the first end token, (batch, new).
+
+    Raises:
+        ValueError: If an end token is no whole number.
+    """
+    check_shapes(responses=responses)
+    check_dimensions("responses", responses, "(batch, new)")
+    ends = is_end(responses, eos_token_id)
+    return ends.cumsum(dim=1) - ends.long() == 0
 
 
 def score_answers(reward: Reward, prompts: Sequence[str], texts: Sequence[str]) -> Tensor:
@@ -156,7 +170,16 @@ def score_answers(reward: Reward, prompts: Sequence[str], texts: Sequence[str]) 
     Raises:
         ValueError: If there is not one score an answer, or one is not finite.
     """
-    scores = torch.as_tensor(reward(prompts, texts), dtype=torch.float64).detach()
+    if not callable(reward):
+        raise ValueError(f"reward={shown(reward)} must be a function of prompts and answers")
+    returned = reward(prompts, texts)
+    try:
+        scores = torch.as_tensor(returned, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(
+            f"the reward returned {shown(returned)}: there must be one number for each of "
+            f"{len(texts)} answers"
+        ) from error
     if scores.shape != (len(texts),):
         raise ValueError(
             f"the reward returned scores of shape {tuple(scores.shape)}: "

@@ -13,6 +13,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from course_utils.intervals import interval
+from course_utils.show.axes import PlainAxes, with_plain_texts
 from course_utils.show.palette import (
     GRID,
     INK,
@@ -67,7 +68,7 @@ _GB = 1e9
 def new_axes(
     title: str, *, x: str = "", y: str = "", height: float = 3.6, width: float = _WIDTH
 ) -> "Axes":
-    """Return empty axes in the course's look.
+    """Return empty axes in the course's look, on which every text is shown as it is written.
 
     Args:
         title: The finding, as a sentence.
@@ -76,7 +77,8 @@ def new_axes(
         height: Inches.
         width: Inches.
     """
-    _, ax = plt.subplots(figsize=(width, height), layout="constrained")
+    figure = plt.figure(figsize=(width, height), layout="constrained")
+    ax = figure.add_subplot(axes_class=PlainAxes)
     ax.set_title(title)
     ax.set_xlabel(x)
     ax.set_ylabel(y)
@@ -241,13 +243,7 @@ def plot_memory(
     colours = part_colours(names)
     largest = max(sum(parts.values()) for parts in bars.values()) / scale
     for row, parts in enumerate(bars.values()):
-        left = 0.0
-        for name, n_bytes in parts.items():
-            size = n_bytes / scale
-            ax.barh(row, size, left=left, color=colours[name], edgecolor="white", height=0.66)
-            if size > 0.07 * largest:
-                ax.text(left + size / 2, row, f"{size:,.3g}", ha="center", va="center", color=INK)
-            left += size
+        left = _stack(ax, row, {name: n / scale for name, n in parts.items()}, colours, largest)
         label = f"{left:,.0f}" if left >= 100 else f"{left:.3g}"
         ax.annotate(
             f"{label} {unit}",
@@ -266,7 +262,7 @@ def plot_memory(
     ax.grid(axis="y", visible=False)
     ax.margins(x=0.14)
     handles = [plt.Rectangle((0, 0), 1, 1, color=colours[name]) for name in names]
-    ax.figure.legend(
+    legend = ax.figure.legend(
         handles,
         names,
         loc="outside lower center",
@@ -275,7 +271,21 @@ def plot_memory(
         handlelength=1,
         handleheight=1,
     )
+    with_plain_texts(legend)
     return ax
+
+
+def _stack(
+    ax: "Axes", row: int, sizes: Mapping[str, float], colours: Mapping[str, str], largest: float
+) -> float:
+    """Draw one stacked bar, with the number of each part that is large enough; return its end."""
+    left = 0.0
+    for name, size in sizes.items():
+        ax.barh(row, size, left=left, color=colours[name], edgecolor="white", height=0.66)
+        if size > 0.07 * largest:
+            ax.text(left + size / 2, row, f"{size:,.3g}", ha="center", va="center", color=INK)
+        left += size
+    return left
 
 
 def plot_probabilities(tokens: Sequence[str], probabilities: Sequence[float], title: str) -> "Axes":

@@ -5,6 +5,8 @@ import inspect
 import textwrap
 from types import FunctionType, ModuleType
 
+from course_utils.validation import shown
+
 
 class Source:
     """Python source: highlighted by whoever shows Markdown, plain elsewhere.
@@ -31,9 +33,12 @@ def show_source(thing: FunctionType | type | ModuleType, *, docstring: bool = Tr
         docstring: Whether to show its docstring, and those of what it contains.
 
     Raises:
-        TypeError: If ``thing`` has no source in Python.
+        ValueError: If ``thing`` has no source in Python.
     """
-    text = textwrap.dedent(inspect.getsource(thing)).strip()
+    try:
+        text = textwrap.dedent(inspect.getsource(thing)).strip()
+    except (TypeError, OSError) as error:
+        raise ValueError(f"{shown(thing)} has no source in Python") from error
     return Source(text if docstring else _without_docstrings(text))
 
 

@@ -4,13 +4,13 @@ Everything is Markdown or plain HTML with inline styles, because GitHub strips s
 has a text form for terminals.
 """
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from IPython.display import HTML
 
 from course_utils.intervals import interval
+from course_utils.show.markup import plain_html
 from course_utils.show.palette import heat_colour, text_colour_on
 
 _CELL = "padding:3px 12px;border-bottom:1px solid rgba(128,128,128,.35);"
@@ -55,7 +55,7 @@ def table(
         "<tr>" + "".join(_cell("td", c, n) for c, n in zip(row, is_number, strict=True)) + "</tr>"
         for row in cells
     )
-    title = f"<caption style='text-align:left'><b>{html.escape(caption)}</b></caption>" * bool(
+    title = f"<caption style='text-align:left'><b>{plain_html(caption)}</b></caption>" * bool(
         caption
     )
     markup = f"<table style='border-collapse:collapse'>{title}<thead><tr>{head}</tr></thead>"
@@ -137,10 +137,8 @@ def series_table(
 def side_by_side(texts: Mapping[str, str]) -> Shown:
     """Show texts in columns under their headings, to be compared."""
     width = f"width:{100 // len(texts)}%;vertical-align:top;text-align:left;white-space:pre-wrap;"
-    head = "".join(f"<th style='{_CELL}{width}'>{html.escape(name)}</th>" for name in texts)
-    body = "".join(
-        f"<td style='{_CELL}{width}'>{html.escape(text)}</td>" for text in texts.values()
-    )
+    head = "".join(f"<th style='{_CELL}{width}'>{plain_html(name)}</th>" for name in texts)
+    body = "".join(f"<td style='{_CELL}{width}'>{plain_html(text)}</td>" for text in texts.values())
     markup = f"<table style='width:100%'><tr>{head}</tr><tr>{body}</tr></table>"
     return Shown(markup, "\n\n".join(f"{name}:\n{text}" for name, text in texts.items()))
 
@@ -157,9 +155,9 @@ def coloured_tokens(tokens: Sequence[str], values: Sequence[float], *, caption: 
     for token, value in zip(tokens, values, strict=True):
         colour = heat_colour(value)
         style = f"background:{colour};color:{text_colour_on(colour)};border-radius:3px;"
-        text = html.escape(token).replace("\n", "&#9166;<br>")
+        text = plain_html(token).replace("\n", "&#9166;<br>")
         spans.append(f"<span title='{value:.2f}' style='{style}'>{text}</span>")
-    head = f"<b>{html.escape(caption)}</b><br>" * bool(caption)
+    head = f"<b>{plain_html(caption)}</b><br>" * bool(caption)
     markup = f"<div style='line-height:1.9;white-space:pre-wrap'>{head}{''.join(spans)}</div>"
     listing = " ".join(f"{t}({v:.2f})" for t, v in zip(tokens, values, strict=True))
     return Shown(markup, f"{caption}\n{listing}".strip())
@@ -185,7 +183,7 @@ def _shown(value: Any, form: str | None) -> str:  # noqa: ANN401
 
 def _cell(tag: str, text: str, is_number: bool) -> str:
     align = "right" if is_number else "left"
-    content = html.escape(text).replace("\n", "<br>")
+    content = plain_html(text).replace("\n", "<br>")
     # The attribute is for GitHub, which strips the style; the style wins over JupyterLab's sheet.
     return f"<{tag} align='{align}' style='{_CELL}text-align:{align}'>{content}</{tag}>"
 

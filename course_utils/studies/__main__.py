@@ -15,7 +15,9 @@ from course_utils.studies.tasks import Row
 def main(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(STUDIES)}.")],
     task: Annotated[list[str] | None, typer.Option(help="Only these of its tasks.")] = None,
-    threads: Annotated[int, typer.Option(help="Processor threads; 0 leaves torch's choice.")] = 0,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Processor threads; 0 leaves torch's choice.")
+    ] = 0,
 ) -> None:
     """Run what is missing of a study, then print a table for each size of training set.
 

@@ -6,10 +6,10 @@ sampled to questions of the test, how far the policy went from its start, what t
 says of them, and what the judge knows.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +29,8 @@ from course_utils.rlhf.losses import selected_logprobs
 from course_utils.rlhf.ppo import train_ppo
 from course_utils.rlhf.reward_model import RewardModel
 from course_utils.rlhf.rollout import read_prompts, up_to_end
-from course_utils.studies.runner import header, load_results, results_path
+from course_utils.studies.records import Records, header
+from course_utils.studies.runner import load_results, results_path
 from course_utils.studies.trl.alignment import (
     POLICY,
     train_dpo_with_trl,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Row = dict[str, object]
+KEY = ("route", "price", "seed")
 COMMAND = "python -m course_utils.studies.frontier"
 SEEDS = (0, 1)
 N_ASKED, MAX_NEW_TOKENS = 150, 40
@@ -226,7 +228,7 @@ def load_frontier() -> list[Row]:
     Raises:
         FileNotFoundError: If the frontier was not recorded.
     """
-    return load_results("frontier", command=COMMAND)
+    return load_results("frontier", command=COMMAND, key=KEY)
 
 
 def runs_of(rows: Sequence[Row], route: str, price: float | None = None) -> list[Row]:
@@ -267,29 +269,27 @@ def keys_of(route: str) -> list[tuple[str, float, int]]:
 
 def main(
     routes: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(ROUTES)}.")] = None,
-    threads: Annotated[int, typer.Option(help="Processor threads; 0 leaves torch's choice.")] = 0,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Processor threads; 0 leaves torch's choice.")
+    ] = 0,
 ) -> None:
     """Run what is missing of the frontier, one line a run."""
     if unknown := set(routes or ()) - set(ROUTES):
         raise typer.BadParameter(f"{unknown} must be among {', '.join(ROUTES)}")
     if threads:
         torch.set_num_threads(threads)
-    path = results_path("frontier")
-    if not path.is_file():
-        first = header("frontier", SEEDS, command=COMMAND)
-        path.write_text(json.dumps(first) + "\n", encoding="utf-8")
-    done = {(row["route"], row["price"], row["seed"]) for row in load_frontier()}
+    records = Records(results_path("frontier"), KEY)
+    records.take_up(header("frontier", SEEDS, command=COMMAND))
     for route in routes or ROUTES:
         for key in keys_of(route):
-            if key in done:
-                continue
-            row = run_once(*key)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-            typer.echo(
-                f"{key}: KL {row['kl']:.1f}, reward {row['reward']:.2f}, "
-                f"true score {row['true_score']:.2f} ({row['seconds']} s)"
-            )
+            records.once(key, partial(run_once, *key), _report)
+
+
+def _report(row: Row) -> None:
+    typer.echo(
+        f"{row['route']} at {row['price']}, seed {row['seed']}: KL {row['kl']:.1f}, reward "
+        f"{row['reward']:.2f}, true score {row['true_score']:.2f} ({row['seconds']} s)"
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,7 @@
 """Running a study: every run is one line of a JSONL file, and what is there is not run again."""
 
-import json
-import platform
+import math
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +15,15 @@ from course_utils.paths import data_dir
 from course_utils.studies.alignment_tasks import ALIGNMENT_TASKS
 from course_utils.studies.candidates import CANDIDATES
 from course_utils.studies.definitions import Study
+from course_utils.studies.records import Key, Records, header
 from course_utils.studies.tasks import TASKS, WORD_TASKS, Row, Task
 from course_utils.training import RunResult, TrainingConfig
+from course_utils.validation import check_choice, check_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+KEY = ("task", "method", "learning_rate", "seed", "n_examples")
 ALL_TASKS = TASKS | WORD_TASKS | ALIGNMENT_TASKS
 N_SCORED, N_RETENTION_FACTS, N_RETENTION_TEXTS = 300, 150, 20
 
@@ -50,8 +50,12 @@ def tune(
         n_examples: How many of them; None for all.
         precision: Compute type.
         show_progress: Whether to draw a progress bar.
+
+    Raises:
+        ValueError: If there are not so many examples; see also ``TrainingConfig``.
     """
     rows = task.load(task.train_split).shuffle(seed=seed)
+    check_count("n_examples", n_examples, at_most=len(rows), is_none_ok=True)
     rows = rows.select(range(n_examples or len(rows)))
     config = TrainingConfig(
         max_steps=task.steps,
@@ -74,7 +78,11 @@ def fit(
     Returns:
         A row: what was run, trained parameters, seconds, a score a split, and the recall and the
         perplexity of the country that are left.
+
+    Raises:
+        ValueError: If there is no such method; see also :func:`tune`.
     """
+    check_choice("method", method, CANDIDATES)
     candidate, tokenizer = CANDIDATES[method], load_tokenizer("embedded")
     torch.manual_seed(seed)
     load = load_base_model if candidate.is_pretrained else build_random_model
@@ -137,51 +145,53 @@ def results_path(name: str) -> Path:
     return data_dir() / "results" / f"{name}.jsonl"
 
 
-def load_results(name: str, *, command: str = "") -> list[Row]:
-    """Return the runs of a recorded study; its first line says how it was made.
+def load_results(name: str, *, command: str = "", key: tuple[str, ...] = KEY) -> list[Row]:
+    """Return the runs of a recorded study.
+
+    Args:
+        name: Name of the study.
+        command: What records it, if it is not ``python -m course_utils.studies NAME``.
+        key: Names of the entries that tell one run from another.
 
     Raises:
         FileNotFoundError: If the study was not recorded.
     """
     path = results_path(name)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no results of {name!r}: run `{command or f'python -m course_utils.studies {name}'}`"
-        )
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+        raise FileNotFoundError(f"no results of {name!r}: run `{command or _command(name)}`")
+    return Records(path, key).rows
 
 
 def run_study(study: Study, on_run: Callable[[Row], None] | None = None) -> list[Row]:
-    """Run what is missing of a study, appending each run to its file, and return all runs.
+    """Run what is missing of a study, recording each run as it ends, and return all runs.
 
     Args:
         study: What to run.
         on_run: Called with each finished run.
+
+    Raises:
+        OSError: If a run cannot be recorded.
+        ValueError: If there is no such task or method.
     """
-    path = results_path(study.name)
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(header(study.name, study.seeds)) + "\n", encoding="utf-8")
-    rows = load_results(study.name)
-    others = load_results(study.rates_from) if study.rates_from else []
+    for task in study.tasks:
+        check_choice("task", task, ALL_TASKS)
+    for method in study.methods:
+        check_choice("method", method, CANDIDATES)
+    others = {_key(row): row for row in load_results(study.rates_from)} if study.rates_from else {}
+    records = Records(results_path(study.name), KEY)
+    records.take_up(header(study.name, study.seeds, command=_command(study.name)))
 
     def once(task: str, method: str, rate: float, seed: int, size: int | None) -> Row:
         key = (task, method, rate, seed, size)
-        found = [r for r in rows if _key(r) == key]
-        if found:
-            return found[0]
-        if elsewhere := [r for r in others if _key(r) == key]:
-            row = elsewhere[0]
-        elif method == "base":
-            row = base_row(ALL_TASKS[task])
-        else:
-            row = fit(ALL_TASKS[task], method, rate, seed, n_examples=size)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        rows.append(row)
-        if on_run:
-            on_run(row)
-        return row
+
+        def make() -> Row:
+            if key in others:
+                return others[key]
+            if method == "base":
+                return base_row(ALL_TASKS[task])
+            return fit(ALL_TASKS[task], method, rate, seed, n_examples=size)
+
+        return records.once(key, make, on_run)
 
     for task in study.tasks:
         once(task, "base", 0.0, 0, None)
@@ -189,15 +199,22 @@ def run_study(study: Study, on_run: Callable[[Row], None] | None = None) -> list
             rate = _chosen_rate(study, task, method, once)
             for size, seed in _pairs(study):
                 once(task, method, rate, seed, size)
-    return rows
+    return records.rows
+
+
+def _command(name: str) -> str:
+    return f"python -m course_utils.studies {name}"
 
 
 def _chosen_rate(study: Study, task: str, method: str, once: Callable[..., Row]) -> float:
     if study.rates_from:
-        return best_runs(load_results(study.rates_from), task, method)[0]["learning_rate"]
+        chosen = best_runs(load_results(study.rates_from), task, method)
+        if not chosen:
+            raise ValueError(f"{study.rates_from} has no runs of {method} on {task}: make them")
+        return chosen[0]["learning_rate"]
     rates = CANDIDATES[method].rates
     tried = [once(task, method, rate, study.seeds[0], study.sizes[-1]) for rate in rates]
-    return max(tried, key=lambda row: row["validation"])["learning_rate"]
+    return max(tried, key=_validation)["learning_rate"]
 
 
 def _pairs(study: Study) -> Iterator[tuple[int | None, int]]:
@@ -212,24 +229,14 @@ def best_runs(
     if not runs:
         return []
     first = [run for run in runs if run["seed"] == min(r["seed"] for r in runs)]
-    best = max(first, key=lambda run: run["validation"])["learning_rate"]
+    best = max(first, key=_validation)["learning_rate"]
     return sorted((r for r in runs if r["learning_rate"] == best), key=lambda r: r["seed"])
 
 
-def _key(row: Row) -> tuple:
-    names = ("task", "method", "learning_rate", "seed", "n_examples")
-    return tuple(row[name] for name in names)
+def _validation(row: Row) -> float:
+    """Return a run's score on validation data; that of a run that diverged is the worst."""
+    return -math.inf if math.isnan(row["validation"]) else row["validation"]
 
 
-def header(name: str, seeds: Sequence[int], *, command: str = "") -> Row:
-    """Return the first line of a study's file: how it was made."""
-    packages = ("torch", "transformers", "peft", "accelerate", "trl")
-    return {
-        "study": name,
-        "command": command or f"python -m course_utils.studies {name}",
-        "seeds": seeds,
-        "date": datetime.now(UTC).date().isoformat(),
-        "versions": {name: version(name) for name in packages},
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-    }
+def _key(row: Row) -> Key:
+    return tuple(row[name] for name in KEY)

@@ -1,13 +1,26 @@
 """How to train, what a run did, and how it can end badly."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from course_utils.validation import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_number,
+    check_path,
+    keep_plain,
+    shown,
+)
+
+# Beyond that no model reads, and a search for room in such rows does not end.
+_LONGEST_ROW_TOKENS = 2**20
 PRECISIONS = {"float32": "no", "float16": "fp16", "bfloat16": "bf16"}
 
 
 class TrainingDivergedError(FloatingPointError):
-    """The loss is no longer a finite number."""
+    """A loss, a gradient or a weight is no longer a finite number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,21 +69,36 @@ class TrainingConfig:
         Raises:
             ValueError: If a value is out of its range.
         """
+        keep_plain(self)
         for name in ("max_steps", "batch_size", "accumulation_steps", "checkpoint_every_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+            check_count(name, getattr(self, name))
         if self.batch_size % self.accumulation_steps:
             raise ValueError(
                 f"accumulation_steps={self.accumulation_steps} must divide "
                 f"batch_size={self.batch_size}"
             )
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate} must be greater than 0")
-        if not 0 <= self.warmup_ratio <= 1:
-            raise ValueError(f"warmup_ratio={self.warmup_ratio} must be in 0..1")
-        if self.precision not in PRECISIONS:
-            names = ", ".join(PRECISIONS)
-            raise ValueError(f"precision={self.precision!r} must be one of {names}")
+        for name in ("learning_rate", "max_grad_norm"):
+            check_number(name, getattr(self, name), above=0)
+        for name in ("warmup_ratio", "final_ratio"):
+            check_number(name, getattr(self, name), at_least=0, at_most=1)
+        check_number("weight_decay", self.weight_decay, at_least=0)
+        if not isinstance(self.betas, list | tuple) or len(self.betas) != 2:
+            raise ValueError(f"betas={shown(self.betas)} must be two numbers")
+        for beta in self.betas:
+            check_number("each of betas", beta, at_least=0, below=1)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_count(
+            "packing_length_tokens",
+            self.packing_length_tokens,
+            at_most=_LONGEST_ROW_TOKENS,
+            is_none_ok=True,
+        )
+        check_count("seed", self.seed, at_least=0)
+        check_flag("show_progress", self.show_progress)
+        for name in ("checkpoint_dir", "metrics_file"):
+            check_path(name, place := getattr(self, name))
+            if place is not None and (not os.fspath(place) or "\0" in str(place)):
+                raise ValueError(f"{name}={shown(place)} must be a path, or None")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from course_utils.files import new_file, replacement_of
 from course_utils.paths import data_dir
 from course_utils.world.corpus import SPLITS, documents
 from course_utils.world.tasks import write_tasks
@@ -20,14 +21,14 @@ app = typer.Typer(
 @app.command()
 def corpus(
     out: Annotated[Path, typer.Argument(help="Text file to write.")],
-    n_documents: Annotated[int, typer.Option(help="Documents to write.")] = 1000,
+    n_documents: Annotated[int, typer.Option(min=0, help="Documents to write.")] = 1000,
     split: Annotated[str, typer.Option(help=f"One of {', '.join(SPLITS)}.")] = "train",
     seed: Annotated[int, typer.Option(help="Seed of the documents.")] = 0,
 ) -> None:
     """Write documents of the corpus, separated by a blank line and their genre."""
-    with out.open("w", encoding="utf-8") as file:
+    with replacement_of(out) as temporary, new_file(temporary) as file:
         for document in islice(documents(seed, split=split), n_documents):
-            file.write(f"=== {document.genre}\n{document.text}\n\n")
+            file.write(f"=== {document.genre}\n{document.text}\n\n".encode())
 
 
 @app.command()

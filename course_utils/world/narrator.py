@@ -96,31 +96,26 @@ class Narrator:
             return self.pick(names)
         return stranger(self.rng, gender)
 
-    def scene(self) -> dict[str, str]:
-        """Return fresh slots: two characters, their things, places, days and prices."""
-        things, rng = lexicon("things"), self.rng
+    def _four_characters(self) -> dict[str, str]:
+        """Return the genders of four different characters, by name."""
         genders = [self.pick("fm"), self.pick("fm")]
         names = {self.character(gender): gender for gender in genders}
         while len(names) < 4:
             gender = self.pick("fm")
             names.setdefault(self.character(gender), gender)
-        (h, hero), (k, helper), (third, _), (fourth, _) = names.items()
+        return names
+
+    def scene(self) -> dict[str, str]:
+        """Return fresh slots: two characters, their things, places, days and prices."""
+        things, rng = lexicon("things"), self.rng
+        names = self._four_characters()
         item, item2 = pick_some(rng, things["goods"], 2)
         edible, edible2 = pick_some(rng, things["edibles"], 2)
         day, day2 = pick_some(rng, things["days"], 2)
         weather, weather2 = pick_some(rng, things["weather"], 2)
         price = rng.randrange(3, 60)
-        winner = self.pick((h, k))
         slots = {
-            "h": h,
-            "k": k,
-            "stranger": third,
-            "stranger2": fourth,
-            **_pronouns(hero, ""),
-            **_pronouns(helper, "k"),
-            "winner": winner,
-            "loser": k if winner == h else h,
-            "loser_his": _pronouns(names[k if winner == h else h], "")["his"],
+            **_cast(names, self.pick(list(names)[:2])),
             "town": self.entity("town").name,
             "item": item,
             "item2": item2,
@@ -178,6 +173,28 @@ def say(fact: Fact, template: str, rng: Random, name: str | None = None) -> str:
 def short_answer(fact: Fact) -> str:
     """Return the short answer to a question about the fact, ``A baker.`` for one."""
     return sentence(lexicon("relations")[fact.relation]["answer"].replace("{o}", fact.object))
+
+
+def _cast(genders: dict[str, str], winner: str) -> dict[str, str]:
+    """Return the slots of four characters, of whom the first or the second wins.
+
+    Args:
+        genders: Gender of each character, by name.
+        winner: Name of the one who wins.
+    """
+    h, k, stranger, stranger2 = genders
+    loser = k if winner == h else h
+    return {
+        "h": h,
+        "k": k,
+        "stranger": stranger,
+        "stranger2": stranger2,
+        **_pronouns(genders[h], ""),
+        **_pronouns(genders[k], "k"),
+        "winner": winner,
+        "loser": loser,
+        "loser_his": _pronouns(genders[loser], "")["his"],
+    }
 
 
 def _pronouns(gender: str, prefix: str) -> dict[str, str]:

@@ -7,9 +7,17 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
-from tests.browser.lab import CHROMIUM_ARGUMENTS, NotebookPage, serve
+from tests.browser.lab import (
+    ANSWER_SECONDS,
+    CHROMIUM_ARGUMENTS,
+    NotebookPage,
+    Server,
+    notebooks,
+    serve,
+    slowness,
+)
 
 FIRST = "00_first.ipynb"
 
@@ -32,8 +40,11 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    """Return a window whose cache the module's tests share."""
+    """Return a window whose cache the module's tests share; it waits as the machine needs."""
+    milliseconds = ANSWER_SECONDS * slowness() * 1000
+    expect.set_options(timeout=milliseconds)
     with browser.new_context(viewport={"width": 1280, "height": 1600}) as context:
+        context.set_default_timeout(milliseconds)
         yield context
 
 
@@ -47,26 +58,16 @@ def lab_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(browser: Browser, lab_folder: Path) -> Iterator[str]:
-    """Run `course lab` and return the address it prints."""
-    with serve(lab_folder, scratch=lab_folder.parent) as address:
-        yield address
+def server(browser: Browser, lab_folder: Path) -> Iterator[Server]:
+    """Run `course lab`."""
+    with serve(lab_folder, scratch=lab_folder.parent) as server:
+        yield server
 
 
 @pytest.fixture
 def open_notebook(
-    context: BrowserContext, address: str, lab_folder: Path
+    context: BrowserContext, server: Server, lab_folder: Path
 ) -> Iterator[Callable[[Path], NotebookPage]]:
-    """Return a function that opens a copy of a notebook in a new tab."""
-    tabs = []
-
-    def open_copy(notebook: Path) -> NotebookPage:
-        shutil.copy(notebook, lab_folder)
-        tabs.append(context.new_page())
-        page = NotebookPage(tabs[-1])
-        page.open(address.replace(FIRST, notebook.name) + "&reset")
-        return page
-
-    yield open_copy
-    for tab in tabs:
-        tab.close()
+    """Return a function that opens a copy of a notebook in a new tab, until the test ends."""
+    with notebooks(context, server, lab_folder) as open_copy:
+        yield open_copy

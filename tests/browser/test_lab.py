@@ -3,7 +3,9 @@
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from playwright.sync_api import expect
+from playwright.sync_api import TimeoutError, expect
+
+from tests.browser.lab import START_SECONDS, notebooks, slowness
 
 pytestmark = pytest.mark.browser
 
@@ -30,11 +32,11 @@ def write(tmp_path):
     return write
 
 
-def test_the_address_is_that_of_the_first_notebook(address, context):
-    page = context.new_page()
-    page.goto(address)
-    expect(page.get_by_role("tab", name="00_first.ipynb")).to_be_visible(timeout=60_000)
-    page.close()
+def test_the_address_is_that_of_the_first_notebook(server, context, lab_folder):
+    limit = START_SECONDS * slowness() * 1000
+    with notebooks(context, server, lab_folder), context.new_page() as page:
+        page.goto(server.address)
+        expect(page.get_by_role("tab", name="00_first.ipynb")).to_be_visible(timeout=limit)
 
 
 def test_a_notebook_opens_runs_draws_and_answers_a_click(open_notebook, write):
@@ -58,3 +60,13 @@ def test_a_cell_that_fails_is_named(open_notebook, write):
     notebook = open_notebook(write("1", "1 / 0", "2", name="02_bad.ipynb"))
     with pytest.raises(AssertionError, match="cell 2: ZeroDivisionError: division by zero"):
         notebook.run_all()
+
+
+def test_a_notebook_that_runs_into_its_limit_leaves_no_kernel(context, server, lab_folder, write):
+    endless = write("while True:\n    pass", name="03_endless.ipynb")
+    with notebooks(context, server, lab_folder) as open_copy:
+        notebook = open_copy(endless)
+        assert len(server.kernels()) == 1
+        with pytest.raises(TimeoutError):
+            notebook.run_all(limit_seconds=1)
+    assert server.kernels() == []

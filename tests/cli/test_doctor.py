@@ -9,6 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
+from course_utils import models
 from course_utils.cli import app, doctor
 from course_utils.cli.doctor import Check, pinned_versions, run_checks
 from course_utils.files import sha256
@@ -30,7 +31,7 @@ def model_dir(tmp_path, monkeypatch):
     (folder / "model.safetensors").write_bytes(b"weights")
     digest = sha256(folder / "model.safetensors")
     (folder / "checksums.json").write_text(json.dumps({"model.safetensors": digest}))
-    monkeypatch.setattr(doctor, "embedded_model_dir", lambda: folder)
+    monkeypatch.setattr(models, "embedded_model_dir", lambda: folder)
     return folder
 
 

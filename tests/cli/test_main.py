@@ -151,4 +151,3 @@ def fetch(address: str, timeout_seconds: float = 60) -> bytes:
                 return response.read()
         except urllib.error.URLError:
             assert time.monotonic() < deadline, f"{address} does not answer"
-            time.sleep(0.05)

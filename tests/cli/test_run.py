@@ -5,10 +5,10 @@ import errno
 import io
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -21,7 +21,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from course_utils.cli import app
-from course_utils.cli.notebooks import records
+from course_utils.cli.notebooks import execution, records
 from course_utils.cli.notebooks.execution import CellError, execute_notebook
 from course_utils.cli.notebooks.files import (
     read_notebook,
@@ -79,16 +79,39 @@ def test_every_run_has_a_new_kernel_of_this_python_in_the_notebooks_folder(make_
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
-def test_peak_memory_counts_what_the_kernel_and_its_child_held(make_notebook):
-    hold = "import time; held = bytearray([1]) * (200 * 2**20); time.sleep(0.5); del held"
-    path = make_notebook("import subprocess, sys", "import time; time.sleep(0.3)")
-    (path.parent / "child.py").write_text(hold)
-    idle = execute_notebook(path).peak_bytes
-    own = execute_notebook(make_notebook(hold)).peak_bytes
+# Holds 200 MiB until a sample has been taken, or after some seconds for good.
+HOLD = """
+from pathlib import Path
+held = bytearray([1]) * (200 * 2**20)
+Path("held").touch()
+for _ in range(10**7):
+    if Path("sampled").exists():
+        break
+del held"""
+
+
+def test_peak_memory_counts_what_the_kernel_and_its_child_held(make_notebook, monkeypatch):
+    def peak_bytes(*sources: str) -> int:
+        folder = make_notebook("import subprocess, sys", *sources).parent
+        (folder / "child.py").write_text(HOLD)
+        for name in ("held", "sampled"):
+            (folder / name).unlink(missing_ok=True)
+
+        def sample(root: psutil.Process) -> int:
+            is_held = (folder / "held").exists()
+            n_bytes = resident_bytes(root)
+            if is_held:
+                (folder / "sampled").touch()
+            return n_bytes
+
+        monkeypatch.setattr(execution, "_resident_bytes", sample)
+        return execute_notebook(folder / "00_small.ipynb").peak_bytes
+
+    resident_bytes = execution._resident_bytes
+    idle = peak_bytes()
+    assert 190 * MIB < peak_bytes(HOLD) - idle < 260 * MIB
     run_child = "subprocess.run([sys.executable, 'child.py'], check=True)"
-    child = execute_notebook(make_notebook("import subprocess, sys", run_child)).peak_bytes
-    assert 190 * MIB < own - idle < 260 * MIB
-    assert 190 * MIB < child - idle < 280 * MIB
+    assert 190 * MIB < peak_bytes(run_child) - idle < 280 * MIB
 
 
 def test_an_error_says_which_cell_and_why(make_notebook):
@@ -114,11 +137,11 @@ def test_a_file_that_is_no_notebook_is_named(tmp_path, text):
 
 
 def test_a_terminal_sees_how_far_it_is_and_a_log_does_not_fill_with_bars(make_notebook, state_dir):
-    path = make_notebook("1", "import time; time.sleep(0.4)")
+    path = make_notebook("1", "2")
     shown = {}
     for is_terminal in (True, False):
         console = Console(file=io.StringIO(), force_terminal=is_terminal, width=100)
-        (result,) = run_notebooks([path], RunRecords(state_dir / "runs.json"), console, force=True)
+        (result,) = run_notebooks([path], RunRecords(state_dir / "runs.jsonl"), console, force=True)
         assert result.outcome == "green"
         shown[is_terminal] = console.file.getvalue()
     assert "cell 2 of 2" in shown[True]
@@ -221,7 +244,7 @@ def test_a_full_disk_is_one_clear_sentence(make_notebook, state_dir, monkeypatch
     monkeypatch.setattr(os, "replace", fail)
     result = course_run(path, "--save")
     assert result.exit_code == 1
-    assert "No space left on device" in result.stderr
+    assert "the disk is full" in result.stderr
     assert "Traceback" not in result.output
 
 
@@ -293,7 +316,7 @@ def test_the_fingerprint_changes_with_what_outputs_depend_on(make_notebook, tmp_
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', '{"a": {"seconds": 1}}'])
 def test_damaged_records_count_as_none(tmp_path, text):
-    file = tmp_path / "runs.json"
+    file = tmp_path / "runs.jsonl"
     file.write_text(text)
     records = RunRecords(file)
     assert records.find(tmp_path / "00_a.ipynb") is None
@@ -305,44 +328,45 @@ def test_damaged_records_count_as_none(tmp_path, text):
 # Stopping
 
 
+TELL_ITS_NUMBER = "import os; pipe = open('pid', 'w'); pipe.write(str(os.getpid())); pipe.close()"
+# Python imports a module `sitecustomize` when it starts.
+AT_START = f"import sys\nif 'ipykernel_launcher' in sys.orig_argv:\n    {TELL_ITS_NUMBER}"
+WAIT_FOR_EVER = "import threading; threading.Event().wait()"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
-@pytest.mark.parametrize("when", ["in a cell", "while the kernel starts"])
-def test_ctrl_c_leaves_whole_files_and_no_kernel(make_notebook, state_dir, when):
-    path = make_notebook(
-        "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))",
-        "time.sleep(600)",
-    )
+@pytest.mark.parametrize(
+    ("cells", "at_start"),
+    [([TELL_ITS_NUMBER, WAIT_FOR_EVER], ""), ([WAIT_FOR_EVER], AT_START)],
+    ids=["in a cell", "while the kernel starts"],
+)
+def test_ctrl_c_leaves_whole_files_and_no_kernel(
+    make_notebook, tmp_path, state_dir, cells, at_start
+):
+    path = make_notebook(*cells)
+    (tmp_path / "sitecustomize.py").write_text(at_start)
+    os.mkfifo(path.parent / "pid")
+    pipe = os.open(path.parent / "pid", os.O_RDONLY | os.O_NONBLOCK)
     before = path.read_bytes()
     command = [sys.executable, "-m", "course_utils.cli", "run", "--save"]
     process = subprocess.Popen(
         [*command, "--folder", str(path.parent)],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    pid_file = path.parent / "pid"
-    if when == "in a cell":
-        wait_until(lambda: pid_file.exists() and pid_file.read_text())
-        kernel = int(pid_file.read_text())
-    else:
-        kernel = wait_until(lambda: [p.pid for p in psutil.Process(process.pid).children()])[0]
+    assert select.select([pipe], [], [], 60)[0], "the kernel does not say who it is"
+    kernel = psutil.Process(int(os.read(pipe, 20)))
+    os.close(pipe)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "stopped; every notebook file is whole" in output
     assert "Traceback" not in output
     assert path.read_bytes() == before
-    assert names_beside(path) <= {path.name, "pid"}
-    wait_until(lambda: not psutil.pid_exists(kernel))
-
-
-def wait_until(condition, timeout_seconds: float = 60):
-    """Poll until ``condition()`` is true, and return its value."""
-    deadline = time.monotonic() + timeout_seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
-    return value
+    assert names_beside(path) == {path.name, "pid"}
+    kernel.wait(timeout=60)
 
 
 def test_a_figure_keeps_its_look_in_fewer_colours():

@@ -1,6 +1,7 @@
 from collections import Counter
 from itertools import islice
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from course_utils.data import (
     count_targets,
     pack_examples,
     pad_examples,
+    pad_packed,
 )
 from tests.training.runs import random_examples
 
@@ -71,7 +73,91 @@ def test_batches_cover_an_epoch_and_group_by_length():
     assert list(islice(batch_order(lengths, 8, seed=1), 50)) != epoch
 
 
+GOOD = {"input_ids": [1, 2, 3], "labels": [1, 2, 3]}
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([], "there are no examples: at least 1 is needed"),
+        (None, "examples=None must be a list"),
+        ([GOOD, {"labels": [1]}], "example 1 is .* it must have input_ids"),
+        ([GOOD, {"input_ids": [1]}], "example 1 is .* it must have labels"),
+        ([GOOD, [1, 2]], r"example 1 is \[1, 2\]: it must have input_ids"),
+        ([GOOD, {"input_ids": [], "labels": []}], r"example 1 (has input_ids=\[\]|is empty)"),
+        ([GOOD, {"input_ids": 5, "labels": [5]}], "example 1 (has input_ids=5|is empty): it must"),
+        ([GOOD, {"input_ids": [1, 2], "labels": [1]}], r"example 1 has labels=\[1\] for 2 tokens"),
+        ([GOOD, {"input_ids": [1, 2], "labels": None}], "example 1 has labels=None for 2 tokens"),
+        ([GOOD, {"input_ids": [1, 2], "labels": 0.5}], r"example 1 has labels=0.5 for 2 tokens"),
+    ],
+)
+def test_examples_that_make_no_batch_are_told(examples: list, message: str):
+    for make in (
+        lambda: pad_examples(examples, 0),
+        lambda: list(pack_examples(examples, 8)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"input_ids": [1, 2.5, 3]},
+        {"input_ids": [1, None, 3]},
+        {"labels": ["a", "b", "c"]},
+        {"labels": [1, float("nan"), 3]},
+        {"input_ids": [1, 2**70, 3]},
+        {"labels": True},
+    ],
+)
+def test_tokens_and_labels_are_whole_numbers(change: dict):
+    with pytest.raises(ValueError, match="tokens and labels must be whole numbers"):
+        pad_examples([GOOD | change], 0)
+
+
+def test_a_class_is_no_label_a_token():
+    one = {"input_ids": [1, 2, 3], "labels": 2}
+    with pytest.raises(ValueError, match="some examples have one class and others a label a token"):
+        pad_examples([GOOD, one], 0)
+    with pytest.raises(ValueError, match="example 0 must have one label a token, to be packed"):
+        list(pack_examples([one], 8))
+    assert pad_examples([one | {"labels": np.int64(2)}], 0)["labels"].tolist() == [2]
+
+
+@pytest.mark.parametrize("pad", [-1, None, 0.0, True])
+def test_padding_is_a_token(pad: object):
+    rows = list(pack_examples([GOOD], 8))
+    for make in (lambda: pad_examples([GOOD], pad), lambda: pad_packed(rows, pad)):
+        with pytest.raises(ValueError, match=f"pad_token_id={pad} must be"):
+            make()
+
+
+def test_of_nothing_there_is_no_order():
+    for lengths, batch_size, message in (
+        ([], 2, "there are no lengths"),
+        ([1], 0, "batch_size=0 must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            next(batch_order(lengths, batch_size, seed=0))
+
+
 def test_targets_are_counted_after_the_shift():
     batch = pad_examples([{"input_ids": [1, 2, 3], "labels": [IGNORED, 2, 3]}], 0)
     assert count_targets(batch) == 2
     assert count_targets(pad_examples([{"input_ids": [1], "labels": 4}] * 3, 0)) == 3
+    assert count_targets(pad_examples([{"input_ids": [1], "labels": [1]}], 0)) == 0
+    ignored = pad_examples(
+        [{"input_ids": [1], "labels": IGNORED}, {"input_ids": [1], "labels": 4}], 0
+    )
+    assert count_targets(ignored) == 1
+
+
+def test_labels_that_stand_on_their_own_tokens_all_count():
+    examples = [
+        {"input_ids": [1, 2, 3], "labels": [0, IGNORED, 1]},
+        {"input_ids": [4], "labels": [1]},
+    ]
+    batch = pad_examples(examples, 0)
+    assert count_targets(batch, is_shifted=False) == 3
+    assert count_targets(batch) == 1

@@ -7,6 +7,7 @@ from course_utils.data import (
     encode_answer,
     encode_instruction,
     encode_label,
+    encode_preference,
     encode_text,
     encode_word_labels,
     load_task,
@@ -46,6 +47,86 @@ def test_a_labelled_text_has_no_end_token(tokenizer):
     assert tokenizer.eos_token_id not in example["input_ids"]
 
 
+def bert_tokenizer(**special):
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "##ly"]
+    pieces = BertWordPieceTokenizer(vocab={word: i for i, word in enumerate(words)})
+    names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=pieces._tokenizer, unk_token="[UNK]", **names | special
+    )
+
+
+@pytest.mark.parametrize("limit", [3, 4, 256])
+def test_a_labelled_text_has_bert_s_own_special_tokens(limit):
+    tokenizer = bert_tokenizer()
+    own = tokenizer("good badly bad", truncation=True, max_length=limit)["input_ids"]
+    example = encode_label(tokenizer, "good badly bad", 1, max_length_tokens=limit)
+    assert example == {"input_ids": own, "labels": 1}
+    words = encode_word_labels(
+        tokenizer, ["good", "badly", "bad"], [4, 5, 6], max_length_tokens=limit
+    )
+    assert words["input_ids"] == own
+    assert words["labels"] == [IGNORED, *[4, IGNORED, 5, 6][: len(own) - 2], IGNORED]
+
+
+def test_a_tokenizer_that_leaves_out_what_is_needed_is_refused():
+    with pytest.raises(ValueError, match=r"has a classification token, good, but does not put it"):
+        encode_label(bert_tokenizer(cls_token="good"), "bad", 1)
+    with pytest.raises(ValueError, match=r"the tokenizer has no end token"):
+        encode_text(bert_tokenizer(), "good")
+    with pytest.raises(ValueError, match=r"max_length_tokens=2 must be at least 3"):
+        encode_label(bert_tokenizer(), "good", 1, max_length_tokens=2)
+
+
+# What leaves nothing to learn
+
+
+ENCODERS = {
+    "text": lambda tokenizer, **k: encode_text(tokenizer, "The mill stands.", **k),
+    "answer": lambda tokenizer, **k: encode_answer(tokenizer, "Who?", "Mira.", **k),
+    "label": lambda tokenizer, **k: encode_label(tokenizer, "fine", 1, **k),
+    "words": lambda tokenizer, **k: encode_word_labels(tokenizer, ["goat"], [1], **k),
+    "instruction": lambda tokenizer, **k: encode_instruction(tokenizer, "Add.", "", "3.", **k),
+    "preference": lambda tokenizer, **k: encode_preference(tokenizer, "Who?", "Mira.", **k),
+}
+
+
+@pytest.mark.parametrize("limit", [1, 0, -300, 2.5, float("nan"), "8", True, None])
+@pytest.mark.parametrize("encode", ENCODERS.values(), ids=ENCODERS)
+def test_lengths_that_leave_no_target_are_refused(tokenizer, encode, limit):
+    with pytest.raises(ValueError, match=f"^max_length_tokens={limit!r} "):
+        encode(tokenizer, max_length_tokens=limit)
+    # Two tokens leave one target; 2**40 is more than any text.
+    assert 0 < len(encode(tokenizer, max_length_tokens=2**40)["input_ids"]) < 40
+
+
+@pytest.mark.parametrize("label", ["1", 1.7, float("nan"), None, True, -1])
+def test_labels_that_are_no_class_are_refused(tokenizer, label):
+    with pytest.raises(ValueError, match=r"^label="):
+        encode_label(tokenizer, "fine", label)
+    with pytest.raises(ValueError, match=r"^label="):
+        encode_word_labels(tokenizer, ["fine"], [label])
+
+
+@pytest.mark.parametrize("text", ["\ud800", None, 5, ["a"], b"a"])
+def test_texts_that_are_none_are_refused(tokenizer, text):
+    refused = [
+        lambda: encode_text(tokenizer, text),
+        lambda: encode_answer(tokenizer, text, "a"),
+        lambda: encode_answer(tokenizer, "a", text),
+        lambda: encode_label(tokenizer, text, 0),
+        lambda: encode_word_labels(tokenizer, [text], [0]),
+        lambda: encode_instruction(tokenizer, "a", "", text),
+        lambda: encode_preference(tokenizer, text, "a"),
+    ]
+    for encode in refused:
+        with pytest.raises(ValueError, match=r"must be a text|half of a character"):
+            encode()
+
+
 # Words
 
 
@@ -80,6 +161,9 @@ def test_words_without_labels_are_refused(tokenizer):
         encode_word_labels(tokenizer, ["a", "b"], [0])
     with pytest.raises(ValueError, match=r"word '' must end where a token of the text ends"):
         encode_word_labels(tokenizer, ["", "a"], [0, 1])
+    for words in ("goat", [], None):
+        with pytest.raises(ValueError, match=r"^words=.* must be a list, one entry a word"):
+            encode_word_labels(tokenizer, words, [0])
 
 
 # Instructions
@@ -146,7 +230,7 @@ def test_a_long_input_leaves_the_answer_and_its_end(tokenizer):
 
 
 def test_unknown_forms_are_refused(tokenizer):
-    with pytest.raises(ValueError, match=r"loss_on='output' must be 'answer' or 'all'"):
+    with pytest.raises(ValueError, match=r"loss_on='output' must be one of answer, all"):
         encode_instruction(tokenizer, "a", "", "b", loss_on="output")
-    with pytest.raises(ValueError, match=r"template='plain' must be 'chat' or 'alpaca'"):
+    with pytest.raises(ValueError, match=r"template='plain' must be one of chat, alpaca"):
         encode_instruction(tokenizer, "a", "", "b", template="plain")

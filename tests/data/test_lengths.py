@@ -49,9 +49,13 @@ def test_packed_examples_are_measured_by_the_rows_they_are_in():
 
 
 def test_what_cannot_be_measured_is_refused():
-    with pytest.raises(ValueError, match=r"no examples: there is nothing to measure"):
+    with pytest.raises(ValueError, match=r"no tokens in 0 examples: there is nothing to measure"):
         length_statistics([])
     with pytest.raises(ValueError, match=r"batch_size=0 must be at least 1"):
         length_statistics(examples_of(3), batch_size=0)
+    with pytest.raises(ValueError, match=r"row_tokens=0 must be at least 1"):
+        length_statistics(examples_of(3), row_tokens=0)
+    with pytest.raises(ValueError, match=r"no tokens in 2 examples"):
+        length_statistics(examples_of(0, 0))
     with pytest.raises(ValueError, match=r"an example of 9 tokens does not fit length_tokens=8"):
         length_statistics(examples_of(9), row_tokens=8)

@@ -1,6 +1,8 @@
 """A learner's own data: every row of it, or one sentence that says what is wrong with which."""
 
+import csv
 import json
+import re
 
 import pytest
 from datasets import Dataset
@@ -47,6 +49,10 @@ def turns(*contents: str, system: str = "") -> list[dict]:
         ("own.csv", CSV.replace("\n", "\r\n")),
         ("own.csv", b"\xef\xbb\xbf" + CSV.encode()),
         ("own.csv", CSV.replace(",", ";")),
+        ("own.csv", CSV.replace(",", "\t")),
+        ("own.csv", "\n  \n" + CSV.replace(",", ";")),
+        ("own.csv", CSV.encode("utf-16")),
+        ("own.csv", b"\xfe\xff" + CSV.encode("utf-16-be")),
         ("own.CSV", CSV),
         ("own.tsv", CSV.replace(",", "\t")),
         ("own.csv", CSV.replace("instruction,input,output", "Question, Context ,ANSWER")),
@@ -127,6 +133,28 @@ def test_a_line_separator_inside_a_text_parts_no_rows(write):
     assert load_own(path, "prompts")["prompt"] == ["one\u2028two", "three"]
 
 
+def test_a_delimiter_is_what_parts_every_row_alike(write):
+    header = '"question";"output";"notes, remarks, other, and more"'
+    texts = [
+        f"{header}\nq, r;a;b\n",
+        header.replace('"', "") + "\nq, r;a;b\n",
+        header.replace(";", ",") + '\n"q, r",a,b;c;d;e\n',
+    ]
+    for text in texts:
+        found = load_own(write("own.csv", text), "instructions").to_list()
+        assert found == [{"instruction": "q, r", "input": "", "output": "a"}]
+    one_column = write("own.csv", "prompt\nCome, go; stay.\n")
+    assert load_own(one_column, "prompts")["prompt"] == ["Come, go; stay."]
+
+
+def test_a_cell_may_be_long_and_the_limit_of_others_stays(write):
+    limit = csv.field_size_limit()
+    text = "word " * limit
+    path = write("own.csv", f"question,answer\nWhat?,{text}\n")
+    assert load_own(path, "instructions")["output"] == [text]
+    assert csv.field_size_limit() == limit
+
+
 # Chats
 
 
@@ -163,11 +191,53 @@ def test_chats_that_are_no_exchange_are_named(write):
         load_own(write("own.jsonl", [good, long]), "instructions")
     with pytest.raises(ValueError, match=r"own.jsonl, line 2: output is missing"):
         load_own(write("own.jsonl", [good, {"messages": turns("Who?")}]), "instructions")
-    with pytest.raises(ValueError, match=r"no column of .*own.jsonl looks like instruction"):
+    with pytest.raises(ValueError, match=r"own.jsonl, line 1: messages must be a list of turns"):
         load_own(write("own.jsonl", [{"messages": "Who? Mira."}]), "instructions")
     row = {"chosen": turns("Who?", "Mira."), "rejected": turns("Where?", "Here.")}
     with pytest.raises(ValueError, match=r"line 1: chosen and rejected do not answer the same"):
         load_own(write("own.jsonl", [row]), "preferences")
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+ASKS, SAYS = turns("Who?"), turns("", "Mira.")[1:]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Who?", "chosen": [SYSTEM, *ASKS, *SAYS], "rejected": [SYSTEM, *ASKS, *SAYS]},
+        {"question": "Who?", "chosen": [SYSTEM, *SAYS], "rejected": [SYSTEM, *SAYS]},
+        {"prompt": [SYSTEM, *ASKS], "chosen": SAYS, "rejected": SAYS},
+        {"prompt": [SYSTEM, *ASKS], "chosen": [*ASKS, *SAYS], "rejected": [*ASKS, *SAYS]},
+        {"prompt": "Be brief.\nWho?", "chosen": [SYSTEM, *SAYS], "rejected": [SYSTEM, *SAYS]},
+        {"prompt": " ", "chosen": [SYSTEM, *ASKS, *SAYS], "rejected": [SYSTEM, *ASKS, *SAYS]},
+    ],
+)
+def test_a_system_turn_is_kept_wherever_it_stands(write, row):
+    found = load_own(write("own.jsonl", [row]), "preferences").to_list()
+    assert found == [{"prompt": "Be brief.\nWho?", "chosen": "Mira.", "rejected": "Mira."}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "message"),
+    [
+        ("preferences", {"prompt": "Why?"}, "the prompt is 'Why?', but the chat asks 'Who?'"),
+        ("preferences", {"Question": 5}, "the prompt is 5, but the chat asks 'Who?'"),
+        ("preferences", {"prompt": turns("Why?")}, "its chats do not ask the same"),
+        ("preferences", {"prompt": turns("Who?", "He.")}, "a prompt must end with the user's"),
+        ("preferences", {"chosen": [SYSTEM, *ASKS, *SAYS]}, "do not answer the same prompt"),
+        ("prompts", {"prompt": "Why?"}, "the prompt is 'Why?', but"),
+        ("instructions", {"instruction": "Why?"}, "the prompt is 'Why?', but"),
+        ("instructions", {"response": "He."}, "two answers, 'Mira.' and 'He.'"),
+        ("instructions", {"completion": turns("", "He.")[1:]}, "two answers, 'Mira.' and 'He.'"),
+    ],
+)
+def test_columns_that_contradict_the_chat_are_refused(write, kind, row, message):
+    chats = ("chosen", "rejected") if kind == "preferences" else ("messages",)
+    good = {name: [*ASKS, *SAYS] for name in chats}
+    path = write("own.jsonl", [good, good | row])
+    with pytest.raises(ValueError, match=f"^own.jsonl, line 2: .*{re.escape(message)}"):
+        load_own(path, kind)
 
 
 # Text
@@ -212,6 +282,35 @@ def test_blank_texts_part_documents_and_a_blank_title_does_not(write):
         ("own.jsonl", [*ROWS, {"instruction": "Sing."}], r"own.jsonl, line 3: output is missing"),
         ("own.jsonl", [*ROWS, ROWS[0] | {"output": 42}], r"line 3: output must be text \(got 42\)"),
         ("own.jsonl", [*ROWS, ROWS[0] | {"input": 1}], r"line 3: input must be text \(got 1\)"),
+        (
+            "own.jsonl",
+            '{"a": 1}\n{"a": 1, "b": {"c": 1, "c": 2}}',
+            r"line 2 is not JSON: the key 'c'",
+        ),
+        ("own.jsonl", '{"a": 1}\n{"b": [NaN]}', r"line 2 is not JSON: NaN is no finite number"),
+        ("own.jsonl", '{"a": 1}\n{"b": -1e999}', r"line 2 is not JSON: -1e999 is no finite"),
+        ("own.jsonl", '{"a": 1}\n' + "[" * 10**5, r"own.jsonl, line 2 is not JSON: it nests too d"),
+        ("own.jsonl", '{"a": 1}\n' + "9" * 5000, r"own.jsonl, line 2 is not JSON: Exceeds the lim"),
+        (
+            "own.jsonl",
+            '{"a": 1}\n{"\\uDc00": 1}',
+            r"line 2 is not JSON: it holds .* half of a char",
+        ),
+        (
+            "own.jsonl",
+            [*ROWS, {"output": "\ud83d"}],
+            r"line 3 is not JSON: it holds '.ud83d', half",
+        ),
+        ("own.jsonl", '{"a": 1}\n\0\0', r"own.jsonl, line 2 holds a NUL byte"),
+        ("own.csv", CSV + "Sing\0,,la\n", r"own.csv, line 4 holds a NUL byte"),
+        ("own.csv", CSV.encode("utf-16-le"), r"own.csv, line 1 holds a NUL byte"),
+        ("own.csv", CSV.encode("utf-16")[:-1], r"own.csv, line 3 is not UTF-16: save it as"),
+        ("own.tsv", CSV, r"looks like instruction \(columns: instruction,input,ou"),
+        (
+            "own.csv",
+            "Output,output,prompt\na,b,c\n",
+            r"has the columns 'Output' and 'output': name",
+        ),
         ("own.xlsx", "PK", r"own.xlsx must end in .jsonl, .csv, .tsv \(rows with fields\) or .txt"),
         ("own.json", "[]", r"own.json must end in .jsonl"),
         (
@@ -238,6 +337,8 @@ def test_what_is_not_there_is_said(tmp_path, monkeypatch):
         ("answers.xlsx", r"answers.xlsx is not there"),
         (tmp_path / "answers", r"answers is not there"),
         ("folder", r"folder is a folder: name one file in it"),
+        ("What is this?" * 50, r"What is this\? is not there"),
+        ("~nobody-of-that-name/a.csv", r"a.csv is not there"),
     ):
         with pytest.raises(FileNotFoundError, match=message):
             load_own(source, "prompts")
@@ -249,5 +350,9 @@ def test_unknown_kinds_and_fields_are_told_what_exists(write):
         load_own(path, "pairs")
     with pytest.raises(ValueError, match=r"fields names 'answer', which is none of instruction, i"):
         load_own(path, "instructions", fields={"answer": "output"})
+    with pytest.raises(ValueError, match=r"fields='output' must be a dictionary of columns"):
+        load_own(path, "instructions", fields="output")
+    with pytest.raises(ValueError, match=r"source=None must be the path of a file or the id of"):
+        load_own(None, "instructions")
     with pytest.raises(ValueError, match=r"has no column 'reply' \(columns: instruction, input, o"):
         load_own(path, "instructions", fields={"output": "reply"})

@@ -5,9 +5,9 @@ from course_utils.data import load_task, read_jsonl, split_names
 
 
 def test_unknown_names_are_told_what_exists():
-    with pytest.raises(ValueError, match=r"task 'topic' must be one of dialect, .*topics"):
+    with pytest.raises(ValueError, match=r"task='topic' must be one of dialect, .*topics"):
         load_task("topic")
-    with pytest.raises(ValueError, match=r"split 'dev' of topics must be one of test, "):
+    with pytest.raises(ValueError, match=r"split of topics='dev' must be one of test, "):
         load_task("topics", "dev")
     assert "train" in split_names("topics")
 

@@ -25,8 +25,10 @@ def test_matches_are_counted_by_type():
 
 
 def test_a_prediction_too_few_is_refused():
-    with pytest.raises(ValueError, match=r"1 values against 2 rows: must be as many"):
-        exact_match_by([{"output": "a"}, {"output": "b"}], ["a"], "type")
+    with pytest.raises(ValueError, match="2 rows and 1 predictions must be as many"):
+        exact_match_by([{"output": "a", "type": "x"}] * 2, ["a"], "type")
+    with pytest.raises(ValueError, match=r"rows\[1\]=.* must have output, type"):
+        exact_match_by([{"output": "a", "type": "x"}, {"output": "b"}], ["a", "b"], "type")
 
 
 # Token F1
@@ -82,8 +84,12 @@ def test_bleu_of_short_right_answers_is_nothing():
 def test_bleu_wants_a_reference_each():
     with pytest.raises(ValueError, match=r"no references"):
         bleu(["a"])
-    with pytest.raises(ValueError, match=r"2 values against 1 references"):
+    with pytest.raises(ValueError, match="2 predictions and 1 references must be as many"):
         bleu(["a", "b"], ["a"])
+    with pytest.raises(ValueError, match="there are no predictions and references"):
+        bleu([], [])
+    with pytest.raises(ValueError, match="predictions='ab' must be a list"):
+        bleu("ab", ["a", "b"])
 
 
 # Distinct n-grams
@@ -96,6 +102,8 @@ def test_distinct_by_hand():
     assert distinct_n(texts, 2) == pytest.approx(4 / 7)
     assert distinct_n(["a a a a"], 2) == pytest.approx(1 / 4)
     assert distinct_n(["", ""], 1) == 0
+    with pytest.raises(ValueError, match="texts='the dog' must be a list"):
+        distinct_n("the dog", 1)
     with pytest.raises(ValueError, match=r"n=0 must be at least 1"):
         distinct_n(texts, 0)
 
@@ -133,9 +141,9 @@ def test_ties_alone_are_a_draw():
 
 
 def test_bad_scores_are_named():
-    with pytest.raises(ValueError, match=r"scores of prompt 1 are nan and 0.0: must be finite"):
+    with pytest.raises(ValueError, match=r"scores\[1\]=nan must be a finite number"):
         win_rate([1, math.nan], [0, 0])
-    with pytest.raises(ValueError, match=r"0 values against 0 reference scores"):
+    with pytest.raises(ValueError, match="there are no scores and reference scores"):
         win_rate([], [])
-    with pytest.raises(ValueError, match=r"confidence=95 must lie between 0 and 1"):
+    with pytest.raises(ValueError, match=r"confidence=95 must be above 0 and below 1"):
         win_rate([1], [0], confidence=95)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from course_utils.evaluation import language_model_of, perplexity, retention
+from course_utils.evaluation import language_model_of, perplexity, recall_by, retention
 from course_utils.methods import apply
 from course_utils.methods.full import FullFineTuning
 from course_utils.models import load_base_model
@@ -40,3 +40,16 @@ def test_retention_sees_damage(tokenizer):
     kept = retention(broken, tokenizer, n_facts=60, n_texts=10)
     assert kept.overall_recall < 0.1
     assert kept.perplexity > 20
+
+
+def test_probes_have_prompt_answer_and_column(model, tokenizer):
+    probe = {"prompt": "The", "answer": " miller", "tier": "rare"}
+    for rows, message in (
+        ([], "there are no rows"),
+        ([probe, {"prompt": "The"}], r"rows\[1\]=.* must have prompt, answer, tier"),
+        ([probe | {"answer": None}], r"answer of rows\[0\]=None must be a text"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            recall_by(model, tokenizer, rows, "tier")
+    with pytest.raises(ValueError, match="n_facts=0 must be at least 1"):
+        retention(model, tokenizer, n_facts=0)

@@ -13,7 +13,7 @@ from course_utils.evaluation import (
     perplexity,
     token_scores,
 )
-from course_utils.models import load_base_model
+from course_utils.models import load_base_model, load_tokenizer
 from course_utils.world.probes import copying_probes
 
 TEXTS = ["The miller sleeps.", "Question: Where does the heron live?\nAnswer: In the reed beds."]
@@ -68,6 +68,9 @@ class Predicting(nn.Module):
         self.n_virtual = n_virtual
         self.config = SimpleNamespace(pad_token_id=0)
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
         logits = self.weight[input_ids]
         return SimpleNamespace(logits=nn.functional.pad(logits, (0, 0, self.n_virtual, 0)))
@@ -101,7 +104,110 @@ def test_class_0_alone_has_an_accuracy_and_no_f1():
     assert math.isnan(scores.macro_f1)
 
 
-@pytest.mark.parametrize("examples", [[], [{"input_ids": [1], "labels": [IGNORED]}]])
-def test_nothing_to_score_is_refused(examples):
+def test_nothing_to_score_is_refused():
     with pytest.raises(ValueError, match=r"no place carries a label: there is nothing to score"):
-        token_scores(Predicting(2), examples)
+        token_scores(Predicting(2), [{"input_ids": [1], "labels": [IGNORED]}])
+
+
+def read(kind: str, model: nn.Module, tokenizer, **options: object) -> object:
+    """Ask a model for what this measure says of it."""
+    if kind == "perplexity":
+        return perplexity(model, tokenizer, **{"texts": TEXTS} | options)
+    if kind == "greedy_matches":
+        pairs = {"prompts": ["The miller"], "answers": [" sleeps."]}
+        return greedy_matches(model, tokenizer, **pairs | options)
+    if kind == "generate":
+        return generate(model, tokenizer, **{"prompts": TEXTS, "max_new_tokens": 2} | options)
+    example = {"input_ids": [1, 2], "labels": 1 if kind == "accuracy" else [1, 1]}
+    measure = accuracy if kind == "accuracy" else token_scores
+    return measure(model, **{"examples": [example]} | options)
+
+
+KINDS = {
+    "perplexity": "texts",
+    "greedy_matches": "prompts",
+    "generate": "prompts",
+    "accuracy": "examples",
+    "token_scores": "examples",
+}
+
+
+@pytest.fixture(scope="module")
+def models(tokenizer):
+    made = {level: load_base_model("embedded", num_labels=3, label_level=level) for level in LEVELS}
+    plain = load_base_model("embedded")
+    return dict.fromkeys(KINDS, plain) | {
+        "accuracy": made["sequence"],
+        "token_scores": made["token"],
+    }
+
+
+LEVELS = ("sequence", "token")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_nothing_there_is_no_score(kind: str, models, tokenizer):
+    name = KINDS[kind]
+    empty = {name: []} | ({"answers": []} if kind == "greedy_matches" else {})
+    with pytest.raises(ValueError, match=f"there are no {name}.*: at least 1 is needed"):
+        read(kind, models[kind], tokenizer, **empty)
+    for wrong in ("text", None, 5):
+        with pytest.raises(ValueError, match=f"{name}={wrong!r} must be a list"):
+            read(kind, models[kind], tokenizer, **{name: wrong})
+    for wrong in (0, 2.5, None, True):
+        with pytest.raises(ValueError, match=f"batch_size={wrong} must be"):
+            read(kind, models[kind], tokenizer, batch_size=wrong)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_logits_that_are_not_finite_nothing_is_the_largest(kind: str, models, tokenizer):
+    model = models[kind]
+    with torch.no_grad():
+        kept = model.model.norm.weight[3].clone()
+        model.model.norm.weight[3] = math.nan
+    try:
+        if kind == "perplexity":
+            assert math.isnan(read(kind, model, tokenizer))
+        else:
+            with pytest.raises(ValueError, match="is nan: nothing can be chosen from logits that"):
+                read(kind, model, tokenizer)
+    finally:
+        with torch.no_grad():
+            model.model.norm.weight[3] = kept
+
+
+def test_texts_that_do_not_fit_a_model_are_told(models, tokenizer):
+    for example, message in (
+        ({"input_ids": [1, 3072], "labels": 1}, r"token 3072 of text 0 must be in 0..3071"),
+        ({"input_ids": [1] * 513, "labels": 1}, "a text of 513 tokens must fit .* of 512 tokens"),
+        ({"input_ids": [1, 1], "labels": [1, 2]}, r"labels \(1, 2\), predictions \(1,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            accuracy(models["accuracy"], [example])
+    with pytest.raises(ValueError, match=r"label=3 must be in 0..2"):
+        token_scores(models["token_scores"], [{"input_ids": [1, 2], "labels": [1, 3]}])
+
+
+def test_a_classifier_without_padding_reads_each_text_s_own_last_token(models):
+    model = models["accuracy"]
+    rows = [{"input_ids": [1, 300 + i, *[9] * i], "labels": 0} for i in range(9)]
+    model.config.pad_token_id, kept = None, model.config.pad_token_id
+    try:
+        expected = sum(accuracy(model, [row]) for row in rows) / len(rows)
+        assert accuracy(model, rows) == expected
+    finally:
+        model.config.pad_token_id = kept
+
+
+def test_a_text_without_a_second_token_predicts_nothing(model):
+    tokenizer = load_tokenizer("embedded")
+    tokenizer.bos_token = None
+    with pytest.raises(ValueError, match="1 tokens, none a target"):
+        perplexity(model, tokenizer, [""])
+
+
+def test_a_loss_beyond_all_exponentials_is_an_infinite_perplexity(tokenizer):
+    broken = load_base_model("embedded")
+    with torch.no_grad():
+        broken.model.norm.weight.mul_(1e4)
+    assert perplexity(broken, tokenizer, ["The miller sleeps."]) == math.inf

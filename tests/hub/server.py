@@ -58,10 +58,17 @@ class HubServer:
 
     Args:
         port: Port on 127.0.0.1; 0 lets the system choose.
+
+    Attributes:
+        requests: What was asked.
+        spoiled: Files that arrive with one bit changed, under the digest that they should have.
+        behind_portal: Ids for which a login page answers, whatever is asked.
     """
 
     def __init__(self, port: int = 0) -> None:
         self.requests: list[Request] = []
+        self.spoiled: set[Path] = set()
+        self.behind_portal: set[str] = set()
         self._repositories: dict[str, _Repository] = {}
         self._http = ThreadingHTTPServer(("127.0.0.1", port), _handler_of(self))
         self._http.daemon_threads = True
@@ -154,6 +161,8 @@ class _HubHandler(BaseHTTPRequestHandler):
                 authorization=self.headers.get("Authorization"),
             )
         )
+        if any(f"/{repo_id}/" in path for repo_id in self.server_hub.behind_portal):
+            return self._send(200, b"<html>Please log in.</html>", {"Content-Type": "text/html"})
         if ".." in path:
             return self._refuse(404, "EntryNotFound", "outside of the repository")
         for pattern, answer in (
@@ -237,6 +246,8 @@ class _HubHandler(BaseHTTPRequestHandler):
 
     def _send_file(self, file: Path, headers: dict[str, str], lost_bytes: int = 0) -> None:
         content = file.read_bytes()
+        if file in self.server_hub.spoiled:
+            content = content[:-1] + bytes([content[-1] ^ 1])
         start = 0
         if wanted := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
             start = int(wanted[1])

@@ -3,10 +3,12 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
 
+from course_utils.models import hub as hub_module
 from course_utils.models.profiles import PINNED_REVISIONS
 from tests.hub.client import tensor_sha256
 from tests.hub.conftest import T4_MODEL
@@ -211,6 +213,45 @@ def test_a_download_that_breaks_off_is_refused_then_completed(online, hub, hub_h
     assert not list(cache.glob("snapshots/*/model.safetensors"))
     hub.publish("mill/broken-line", qwen3_folder)
     assert online.load("mill/broken-line").embedding_sha256 == embedding_sha256(qwen3_folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_other_bytes_than_announced_are_refused_and_not_kept(
+    online, hub, hub_home, copied_model, name
+):
+    repo_id = f"mill/spoiled-{name.partition('.')[0]}"
+    hub.publish(repo_id, copied_model)
+    hub.spoiled.add(copied_model / name)
+    outcome = online.load(repo_id)
+    assert_one_sentence(outcome, "ConnectionError", repo_id, f"{name} has other bytes than the Hub")
+    cache = hub_home / "hub" / f"models--{repo_id.replace('/', '--')}"
+    assert not list(cache.glob(f"snapshots/*/{name}"))
+    hub.spoiled.clear()
+    assert online.load(repo_id).embedding_sha256 == embedding_sha256(copied_model)
+
+
+def test_a_page_in_the_hubs_place_is_one_sentence_unless_the_model_is_cached(
+    online, hub, filled_cache
+):
+    hub.behind_portal |= {"mill/portal", T4_MODEL}
+    try:
+        outcome = online.load("mill/portal")
+        assert online.load().error == ""
+    finally:
+        hub.behind_portal.clear()
+    assert_one_sentence(outcome, "ConnectionError", "mill/portal", "another page answers")
+
+
+def test_a_body_that_arrives_too_slowly_is_given_up_as_a_whole(monkeypatch):
+    now = iter(range(0, 1000, 10))
+    monkeypatch.setattr(hub_module.time, "monotonic", lambda: next(now))
+    fast = SimpleNamespace(iter_raw=lambda: iter([b"x" * 600_000] * 20))
+    slow = SimpleNamespace(iter_raw=lambda: iter([b"x"] * 20))
+    for response in (fast, slow):
+        hub_module._limit_time(response)
+    assert len(list(fast.iter_raw())) == 20
+    with pytest.raises(TimeoutError, match="after 40 s only 4 bytes had arrived"):
+        list(slow.iter_raw())
 
 
 def test_half_a_model_in_the_cache_is_not_called_pickled(cut_off, online, hub, qwen3_folder):

@@ -1,12 +1,27 @@
+import copy
+
 import pytest
 import torch
+from torch import nn
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from course_utils.methods import AdapterError, apply, load_adapter, save_adapter
+from course_utils.methods import (
+    AdapterError,
+    apply,
+    load_adapter,
+    merge,
+    remove,
+    save_adapter,
+    set_rank,
+)
 from course_utils.methods.adapter_set import AdapterSet
+from course_utils.methods.bottleneck import BottleneckConfig
 from course_utils.methods.dora import DoRAConfig
+from course_utils.methods.dylora import DyLoRAConfig
 from course_utils.methods.layers import adapted_layers
 from course_utils.methods.lora import LoRAConfig
+from course_utils.methods.prefix_tuning import PrefixTuningConfig
+from course_utils.methods.prompt_tuning import PromptTuningConfig
 from tests.methods.adapters import SHAPE, build, disturb, logits
 
 
@@ -113,10 +128,138 @@ def test_a_classifiers_head_goes_with_its_adapter():
     assert torch.allclose(logits(model), 2 * first, atol=1e-5)
 
 
+def test_the_base_is_left_alone_by_an_adapter_that_was_merged():
+    adapters, first, _ = two_adapters()
+    few = disturb(apply(build(), LoRAConfig(rank=3)))
+    adapters._kept["few"] = AdapterSet(few, "few")._kept["few"]
+    merge(adapters.model)
+    for name, expected in (("few", logits(few)), ("one", first)):
+        adapters.use(name)
+        assert torch.equal(logits(adapters.model), expected)
+    assert torch.equal(logits(remove(adapters.model)), logits(build()))
+
+
+def test_a_dylora_is_kept_with_the_rank_it_is_set_to():
+    model = disturb(apply(build(), DyLoRAConfig(rank=4)))
+    outputs, adapters = {}, None
+    for rank in (2, 4):
+        set_rank(model, rank)
+        adapters = adapters or AdapterSet(model, "2")
+        adapters.keep(str(rank))
+        outputs[str(rank)] = logits(model)
+    apply(remove(model), LoRAConfig(rank=2))
+    for name in ("2", "4", "2"):
+        adapters.use(name)
+        assert torch.equal(logits(model), outputs[name])
+
+
+KINDS = {
+    "LoRA": LoRAConfig(rank=2),
+    "DyLoRA": DyLoRAConfig(rank=3),
+    "prompt": PromptTuningConfig(num_virtual_tokens=2),
+    "prefix": PrefixTuningConfig(num_virtual_tokens=2),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_call_that_fails_leaves_the_model_as_it_was(kind: str, monkeypatch):
+    """At whatever place: the new adapter is on the model already when its numbers fail."""
+    model = disturb(apply(build(), KINDS[kind]))
+    adapters = AdapterSet(model, "first")
+    others = {"lora": LoRAConfig(rank=1), "small": BottleneckConfig(bottleneck_size=2)}
+    for name, method in others.items():
+        adapters._kept[name] = AdapterSet(apply(build(), method), name)._kept[name]
+    if kind == "DyLoRA":
+        set_rank(model, 2)
+    if kind == "LoRA":
+        merge(model)
+    parameters = [(name, p, p.requires_grad) for name, p in model.named_parameters()]
+    before, hooks = logits(model), len(model._forward_pre_hooks)
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    for place in ("apply", "fill"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"course_utils.methods.storage.state.{place}", no_memory)
+            for call in (
+                lambda: adapters.use("lora"),
+                lambda: adapters.mix({"lora": 1.0}),
+                lambda: adapters.stack(["small", "small"]),
+            ):
+                with pytest.raises(MemoryError):
+                    call()
+        assert torch.equal(logits(model), before)
+        assert adapters.active == "first"
+        after = [(name, p, p.requires_grad) for name, p in model.named_parameters()]
+        assert [(n, id(p), r) for n, p, r in after] == [(n, id(p), r) for n, p, r in parameters]
+        assert len(model._forward_pre_hooks) == hooks
+    assert torch.equal(logits(remove(model)), logits(build())) or kind == "LoRA"
+
+
+def test_an_adapter_that_fits_no_more_is_refused_before_anything_changes():
+    torch.manual_seed(0)
+    model = LlamaForSequenceClassification(LlamaConfig(**SHAPE, num_labels=3)).eval()
+    adapters = AdapterSet(apply(model, LoRAConfig(rank=2)), "one")
+    apply(remove(model), PromptTuningConfig(num_virtual_tokens=2))
+    adapters.keep("two")
+    model.score = nn.Linear(40, 5, bias=False)
+    before = logits(model)
+    for name in ("one", "two"):
+        with pytest.raises(ValueError, match=r"score.weight is \(3, 40\) and should be \(5, 40\)"):
+            adapters.use(name)
+    assert adapters.active == "two"
+    assert torch.equal(logits(model), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_of_a_model_has_hooks_of_its_own(kind: str):
+    model = disturb(apply(build(), KINDS[kind]))
+    before, other = logits(model), copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+    changed = logits(other)
+    assert torch.equal(logits(model), before)
+    assert not torch.equal(changed, before)
+    remove(model)
+    assert torch.equal(logits(model), logits(build()))
+    assert torch.equal(logits(other), changed)
+    hooks = [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in remove(other).modules()]
+    assert not any(hooks)
+
+
+def test_weights_of_a_mixture_and_names_are_checked():
+    adapters, _, second = two_adapters()
+    for weights, message in (
+        ({"one": float("nan")}, "the weight of 'one'=nan must be a finite number"),
+        ({"one": True}, "the weight of 'one'=True must be a finite number"),
+        ({"one": "1"}, "the weight of 'one'='1' must be a finite number"),
+        ({"one": 1e300}, "lead beyond the largest float32"),
+        ({1: 1.0}, "adapter=1 must be one of one, two"),
+        ([("one", 1.0)], "must give a number for each name"),
+        (None, "weights=None must give a number for each name"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            adapters.mix(weights)
+    for call in (lambda: adapters.use(["one"]), lambda: adapters.use(None)):
+        with pytest.raises(ValueError, match="must be one of one, two"):
+            call()
+    for call in (lambda: adapters.keep(None), lambda: adapters.load(5, "nowhere")):
+        with pytest.raises(ValueError, match=r"name=.* must be a text"):
+            call()
+    for names in ("one", None, 5, []):
+        with pytest.raises(ValueError, match="must be one or more bottleneck adapters"):
+            adapters.stack(names)
+    assert list(adapters) == ["one", "two"]
+    assert adapters.active == "two"
+    assert torch.equal(logits(adapters.model), second)
+
+
 def test_unknown_names_and_other_methods_are_refused():
     adapters, _, second = two_adapters()
     for call in (lambda: adapters.use("three"), lambda: adapters.mix({"one": 1.0, "three": 1.0})):
-        with pytest.raises(KeyError, match="adapter 'three' must be one of one, two"):
+        with pytest.raises(ValueError, match="adapter='three' must be one of one, two"):
             call()
     assert torch.equal(logits(adapters.model), second)
     big = AdapterSet(apply(build(), LoRAConfig(rank=15)), "one")

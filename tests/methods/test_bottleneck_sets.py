@@ -154,7 +154,7 @@ def test_what_cannot_be_mixed_or_stacked():
     ):
         with pytest.raises(ValueError, match=message):
             call()
-    with pytest.raises(KeyError, match="adapter 'four' must be one of one, two, three, lora"):
+    with pytest.raises(ValueError, match="adapter='four' must be one of one, two, three, lora"):
         adapters.stack(["one", "four"])
     assert torch.equal(logits(adapters.model), outputs["three"])
     # Adapters of different activations may stand behind one another.

@@ -120,7 +120,7 @@ def test_bad_settings_are_named():
         FrozenFineTuning(train_head=False)
     with pytest.raises(ValueError, match="last_n_layers=9 must be at most 2"):
         apply(tiny_llama(), FrozenFineTuning(last_n_layers=9))
-    with pytest.raises(TypeError, match="'lora' is not a method's configuration"):
+    with pytest.raises(ValueError, match="'lora' is not a method's configuration"):
         apply(tiny_llama(), "lora")
 
 

@@ -6,13 +6,21 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from course_utils.memory import architecture_of
-from course_utils.methods import apply, count_parameters, merge, remove, unmerge
+from course_utils.methods import (
+    adapter_disabled,
+    apply,
+    count_parameters,
+    merge,
+    remove,
+    unmerge,
+)
 from course_utils.methods.dora import DoRAConfig, DoRALinear
+from course_utils.methods.dylora import DyLoRAConfig
 from course_utils.methods.full import FullFineTuning
 from course_utils.methods.layers import adapted_layers
 from course_utils.methods.lora import LoRAConfig, LoRALinear
 from course_utils.quantization import quantize_model
-from tests.methods.adapters import MODELS, SHAPE, build, disturb, logits
+from tests.methods.adapters import IDS, MODELS, SHAPE, build, disturb, logits
 
 CONFIGS = {
     "LoRA": LoRAConfig(rank=3),
@@ -182,18 +190,18 @@ def test_a_16_bit_base_gets_a_float32_update():
     layer = LoRALinear(nn.Linear(8, 8).to(torch.bfloat16), rank=2, alpha=2)
     assert layer.A.dtype == layer.B.dtype == torch.float32
     assert layer(torch.randn(2, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16
-    assert layer.merge()(torch.randn(2, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert layer.merge().eval()(torch.randn(2, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"rank": 0}, "rank=0 must be at least 1"),
-        ({"dropout": 1.0}, "dropout=1.0 must be in"),
+        ({"dropout": 1.0}, "dropout=1.0 must be at least 0 and below 1"),
         ({"target_modules": "q_proj"}, "'q_proj' must be 'all-linear' or a tuple"),
-        ({"target_modules": ()}, r"\(\) must be 'all-linear' or a tuple"),
-        ({"alpha": 0}, "alpha=0 must be a positive number"),
-        ({"alpha": float("nan")}, "alpha=nan must be a positive number"),
+        ({"target_modules": ()}, r"target_modules=\(\) must be one or more names"),
+        ({"alpha": 0}, "alpha=0 must be above 0"),
+        ({"alpha": float("nan")}, "alpha=nan must be a finite number"),
     ],
 )
 def test_a_wrong_option_is_named(options: dict, message: str):
@@ -224,11 +232,18 @@ def test_two_adapters_are_not_stacked_and_none_cannot_be_merged():
         quantize_model(model)
 
 
-def test_a_merged_model_does_not_train_unnoticed():
-    model = merge(apply(build(), LoRAConfig(rank=2)))
-    with pytest.raises(RuntimeError, match="a merged adapter does not train: `unmerge`"):
-        model.train()
-    unmerge(model).train()
+@pytest.mark.parametrize("config", [LoRAConfig(rank=2), DoRAConfig(rank=2), DyLoRAConfig(rank=2)])
+def test_a_merged_model_takes_its_mode_whole_and_trains_not_at_all(config: LoRAConfig):
+    model = merge(disturb(apply(build(), config)))
+    answer = logits(model)
+    assert all(module.training for module in model.train().modules())
+    with pytest.raises(ValueError, match="a merged adapter does not train: `unmerge`"):
+        model(IDS)
+    assert torch.equal(logits(model), answer)
+    with adapter_disabled(model):
+        model(IDS)
+    unmerge(model)(IDS).logits.sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
 def test_an_adapter_takes_over_whether_the_model_trains():

@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForPreTraining
 from transformers.utils import logging
 
 from course_utils.models import (
@@ -305,17 +305,17 @@ def test_a_random_model_needs_no_weights_and_runs_no_code(folder, tmp_path):
 @pytest.mark.parametrize("load", [load_base_model, build_random_model])
 @pytest.mark.parametrize("num_labels", [0, -1])
 def test_a_head_needs_a_label(folder, load, num_labels):
-    with pytest.raises(ValueError, match=f"num_labels={num_labels} must be at least 1"):
+    with pytest.raises(ValueError, match=f"num_labels={num_labels} must be in 1..65536"):
         load(folder, num_labels=num_labels)
 
 
 @pytest.mark.parametrize("load", [load_base_model, build_random_model])
 def test_the_level_of_labels_must_be_known_and_needs_a_head(folder, load):
-    with pytest.raises(ValueError, match=r"label_level='word' must be 'sequence' or 'token'"):
+    with pytest.raises(ValueError, match=r"label_level='word' must be one of sequence, token"):
         load(folder, num_labels=2, label_level="word")
     with pytest.raises(ValueError, match=r"label_level='token' needs num_labels, the number of"):
         load(folder, label_level="token")
-    with pytest.raises(ValueError, match=r"num_labels=0 must be at least 1"):
+    with pytest.raises(ValueError, match=r"num_labels=0 must be in 1..65536"):
         load(folder, num_labels=0, label_level="token")
 
 
@@ -534,4 +534,114 @@ def test_an_adapter_is_not_taken_for_a_base_model(folder):
     (folder / "adapter_config.json").write_text(json.dumps(adapter))
     assert_raises_one_sentence(
         ValueError, "adapter", "base model", call=lambda: load_base_model(folder), at=folder
+    )
+
+
+# Files that disagree with their configuration
+
+
+def test_weights_without_a_place_are_refused(folder):
+    change_config(folder, num_hidden_layers=1)
+    for num_labels in (None, 2):
+        assert_raises_one_sentence(
+            ValueError,
+            "do not fit its config.json",
+            "have no place in the model, such as model.layers.1.",
+            call=lambda num_labels=num_labels: load_base_model(folder, num_labels=num_labels),
+            at=folder,
+        )
+    change_config(folder, num_hidden_layers=2)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.self_attn.q_proj.bias"] = torch.zeros(64)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert_raises_one_sentence(
+        ValueError, "q_proj.bias", call=lambda: load_base_model(folder), at=folder
+    )
+
+
+def test_what_belongs_to_another_head_is_left_out(folder, tokens):
+    expected = load_base_model(folder)(tokens).logits
+    classifier = load_base_model(folder, num_labels=3)
+    classifier.save_pretrained(folder)
+    trunk = load_base_model(folder, num_labels=2).model.state_dict()
+    assert all(
+        torch.equal(trunk[key], value) for key, value in classifier.model.state_dict().items()
+    )
+    assert torch.equal(load_base_model(folder)(tokens).logits, expected)  # tied, so nothing is lost
+    classifier.model.save_pretrained(folder)  # the trunk alone, under other names
+    assert torch.equal(load_base_model(folder)(tokens).logits, expected)
+    change_config(folder, num_hidden_layers=1)
+    with pytest.raises(ValueError, match=r"have no place in the model, such as layers\.1\."):
+        load_base_model(folder)
+
+
+def test_berts_language_model_goes_without_the_pooler_of_its_file(tmp_path):
+    config = BertConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, is_decoder=True
+    )
+    BertForPreTraining(config).save_pretrained(tmp_path)
+    assert load_base_model(tmp_path).bert.pooler is None
+
+
+@pytest.mark.parametrize("load", [load_base_model, build_random_model])
+def test_a_padding_token_of_minus_one_is_none(folder, load, tokens):
+    change_config(folder, pad_token_id=-1)
+    model = load(folder)
+    assert model.config.pad_token_id is None
+    assert model.get_input_embeddings().padding_idx is None
+    assert load(folder, num_labels=2).config.pad_token_id == load_tokenizer(folder).pad_token_id
+    assert model(tokens).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("load", [load_base_model, build_random_model])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pad_token_id": -2}, "pad_token_id=-2 must be in 0..319"),
+        ({"pad_token_id": 320}, "pad_token_id=320 must be in 0..319"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000 must be in 1..1024"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers=0 must be in 1..1024"),
+        ({"hidden_size": 2**40, "head_dim": 1}, "hidden_size=1099511627776 must be in 1..65536"),
+        ({"vocab_size": -5}, "vocab_size=-5 must be in 1..4194304"),
+        ({"num_attention_heads": 0}, "ZeroDivisionError"),
+        ({"hidden_size": "64"}, "hidden_size"),
+        ({"hidden_act": "nope"}, "nope"),
+    ],
+)
+def test_sizes_beyond_reason_are_refused_before_anything_is_built(folder, load, changes, message):
+    change_config(folder, **changes)
+    assert_raises_one_sentence(ValueError, message, call=lambda: load(folder), at=folder)
+
+
+def test_several_end_tokens_are_kept(folder):
+    change_config(folder, eos_token_id=[1, 2])
+    assert load_base_model(folder).config.eos_token_id == [1, 2]
+
+
+def test_a_padding_token_beyond_the_models_vocabulary_is_refused(folder):
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_tokens([f"<{k}>" for k in range(100)])
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
+    assert_raises_one_sentence(
+        ValueError,
+        "pads with token 359, and the model's vocabulary ends at 319",
+        call=lambda: load_base_model(folder, num_labels=2),
+        at=folder,
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+)
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "\xff", "[]"])
+def test_a_damaged_file_is_named(folder, name, text):
+    (folder / name).write_text(text, encoding="latin-1")
+    load = load_tokenizer if name.startswith("tokenizer") else load_base_model
+    assert_raises_one_sentence(
+        ValueError,
+        "cannot be loaded",
+        f"its {name} is damaged",
+        call=lambda: load(folder),
+        at=folder,
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 import typer
 
-from course_utils.models import load_base_model, load_tokenizer, verify_checksums
+from course_utils.models import load_base_model, load_tokenizer, pretrain, verify_checksums
 from course_utils.models.card import card
 from course_utils.models.pretrain import (
     Recipe,
@@ -70,6 +70,35 @@ def test_tokens_are_stored_once_and_read_back(tokenizer, tmp_path: Path):
     stamp = (tmp_path / "tokens.bin").stat().st_mtime_ns
     write_tokens(SMALL, tokenizer, tmp_path)
     assert (tmp_path / "tokens.bin").stat().st_mtime_ns == stamp
+
+
+def test_a_corpus_that_was_cut_short_is_no_corpus(tokenizer, tmp_path: Path, monkeypatch):
+    def cut_short(seed, **options):
+        yield from islice(documents(seed, **options), 50)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pretrain, "documents", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            write_tokens(SMALL, tokenizer, tmp_path)
+    assert not list(tmp_path.iterdir())
+    store = write_tokens(SMALL, tokenizer, tmp_path)
+    whole = (tmp_path / "tokens.bin").read_bytes()
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "corpus.json",
+        "lengths.npy",
+        "tokens.bin",
+    ]
+    (tmp_path / "tokens.bin").write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match=f"tokens, and documents of {sum(store.lengths)}: remove"):
+        write_tokens(SMALL, tokenizer, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", '{"seed": 0, ', "[" * 10**5, "null"])
+def test_half_a_recipe_is_no_recipe(tmp_path: Path, text):
+    (tmp_path / "recipe.json").write_text(text)
+    with pytest.raises(typer.BadParameter, match="another recipe, or a damaged one"):
+        _check_recipe(SMALL, tmp_path)
 
 
 def test_another_recipe_does_not_go_on_in_the_same_folder(tmp_path: Path):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from course_utils.models import profiles
 from course_utils.models.profiles import PINNED_REVISIONS, Profile, current_profile, profile_names
+from course_utils.validation import shown
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def test_an_unknown_profile_is_one_sentence_with_the_known_ones(name):
         current_profile({"COURSE_PROFILE": name})
     message = str(caught.value)
     assert len(message.splitlines()) == 1
-    assert repr(name.strip()) in message
+    assert shown(name.strip()) in message
     assert message.endswith(", ".join(profile_names()))
 
 

@@ -1,5 +1,6 @@
 """The claims ledger holds to its schema, and every verdict points at a cell that exists."""
 
+import json
 from pathlib import Path
 
 import nbformat
@@ -68,7 +69,7 @@ def test_every_tagged_cell_of_the_course_has_its_claim():
 def write(tmp_path):
     def write(*entries):
         path = tmp_path / "claims.yaml"
-        path.write_text(yaml.safe_dump(list(entries)))
+        path.write_text(yaml.safe_dump(json.loads(json.dumps(entries))))
         return path
 
     return write

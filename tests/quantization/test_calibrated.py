@@ -91,10 +91,41 @@ def test_awq_stretches_the_columns_of_large_inputs():
     ("inputs", "block_size", "message"),
     [
         (torch.ones(3, 15), 16, r"inputs of shape \(3, 15\) must be \(n, 16\)"),
-        (torch.ones(0, 16), 16, r"must be \(n, 16\)"),
+        (torch.ones(0, 16), 16, r"inputs of shape \(0, 16\) must have at least one element"),
+        (torch.full((3, 16), float("nan")), 16, "inputs has values that are not finite"),
+        ([[1.0] * 16], 16, r"inputs=\[\[.* must be a tensor"),
         (torch.ones(3, 16), 5, "block_size=5 must divide d_in=16"),
+        (torch.ones(3, 16), 8.0, "block_size=8.0 must be a whole number"),
     ],
 )
 def test_shapes_that_do_not_fit_are_named(method, inputs, block_size, message):
     with pytest.raises(ValueError, match=message):
         method(torch.ones(4, 16), inputs, nf4_codebook(), block_size)
+
+
+@pytest.mark.parametrize("method", [gptq, awq])
+def test_weights_and_codebooks_are_checked(method):
+    inputs, codebook = torch.ones(3, 16), nf4_codebook()
+    with pytest.raises(ValueError, match="weight has values that are not finite"):
+        method(torch.full((4, 16), float("inf")), inputs, codebook, 16)
+    with pytest.raises(ValueError, match=r"weight of shape \(16,\) must be \(d_out, d_in\)"):
+        method(torch.ones(16), inputs, codebook, 16)
+    with pytest.raises(ValueError, match="codebook from -3 to 3 must have two levels"):
+        method(torch.ones(4, 16), inputs, 3 * codebook, 16)
+
+
+def test_damping_must_leave_an_inverse():
+    weight, inputs = torch.randn(4, 16), torch.ones(3, 16)
+    for damping in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"damping={damping} must be"):
+            gptq(weight, inputs, nf4_codebook(), 16, damping=damping)
+    for given in (1e4 * inputs, 1e30 * inputs):
+        with pytest.raises(ValueError, match="damping=0 leaves the inputs' second moments without"):
+            gptq(weight, given, nf4_codebook(), 16, damping=0.0)
+
+
+def test_an_error_relative_to_nothing_is_undefined():
+    with pytest.raises(ValueError, match="the outputs are all zeros"):
+        output_error(torch.zeros(4, 16), torch.ones(4, 16), torch.ones(3, 16))
+    with pytest.raises(ValueError, match=r"must be \(d_out, d_in\), the same, and \(n, d_in\)"):
+        output_error(torch.ones(4, 16), torch.ones(4, 1), torch.ones(3, 16))

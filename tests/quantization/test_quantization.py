@@ -13,9 +13,11 @@ from course_utils.quantization import (
     quantize_blockwise,
     quantize_model,
     quantize_scales,
+    relative_error,
 )
 from course_utils.quantization.blockwise import nearest, pack, unpack
 
+ONES, NAN = torch.ones(2, 3), torch.full((2, 3), float("nan"))
 CODEBOOKS = {"nf4": nf4_codebook(), "fp4": fp4_codebook()} | {
     f"int{n}": integer_codebook(n) for n in (2, 3, 4, 8)
 }
@@ -136,19 +138,102 @@ def test_the_embedded_model_in_four_bits():
     after = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
     assert after < 0.35 * before
     assert isinstance(model.lm_head, nn.Linear)
-    with pytest.raises(ValueError, match="no linear layer"):
+    with pytest.raises(ValueError, match=r"q_proj \(NF4Linear\) is stored in few bits already"):
         quantize_model(model)
+
+
+def test_a_model_that_cannot_be_packed_stays_as_it_was():
+    model = load_base_model("embedded")
+    with torch.no_grad():
+        model.model.layers[-1].mlp.up_proj.weight[3, 5] = float("nan")
+    for wrong, message in (
+        ({}, r"layers\.\d+\.mlp\.up_proj has values that are not finite"),
+        ({"block_size": 64.0}, "block_size=64.0 must be a whole number"),
+        ({"is_double": "false"}, "is_double='false' must be True or False"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            quantize_model(model, **wrong)
+    assert not any(isinstance(module, NF4Linear) for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    with pytest.raises(ValueError, match="Embedding has no linear layer beside its head"):
+        quantize_model(nn.Embedding(2, 2))
+
+
+def test_a_library_that_keeps_its_codes_under_a_matrixs_name_is_seen():
+    class Codes(nn.Parameter):
+        """As bitsandbytes has it."""
+
+    kinds = {
+        "class": Codes(torch.ones(4, 4)),
+        "type": nn.Parameter(torch.ones(4, 4, dtype=torch.uint8), requires_grad=False),
+        "shape": nn.Parameter(torch.ones(16, 1)),
+        "width": nn.Parameter(torch.ones(4, 4).to(torch.float8_e4m3fn)),
+    }
+    for weight in kinds.values():
+        layer = nn.Linear(4, 4)
+        layer.weight = weight
+        model = nn.Sequential(nn.Linear(4, 4), layer)
+        with pytest.raises(ValueError, match=r"1 \(Linear\) is stored in few bits already"):
+            quantize_model(model)
+        with pytest.raises(ValueError, match="Linear has no plain matrix to store in four bits"):
+            NF4Linear(layer)
+    experts = nn.Sequential(nn.Linear(4, 4))
+    experts.register_parameter("experts", nn.Parameter(torch.ones(2, 4, 4)))
+    with pytest.raises(ValueError, match="experts has 3 dimensions and is no linear layer's"):
+        quantize_model(experts)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: quantize_blockwise(torch.ones(3), nf4_codebook(), 0), "block_size=0 must be"),
-        (lambda: quantize_blockwise(torch.tensor([float("nan")]), nf4_codebook()), "not finite"),
-        (lambda: quantize_blockwise(torch.ones(3), torch.ones(1)), "codebook of 1 levels"),
         (lambda: integer_codebook(1), r"n_bits=1 must be in 2..8"),
+        (lambda: integer_codebook(2.5), "n_bits=2.5 must be a whole number"),
+        (
+            lambda: relative_error(ONES, ONES[:, :1]),
+            r"restored of shape \(2, 1\) must have weight's",
+        ),
+        (lambda: relative_error(ONES, NAN), "restored has values that are not finite"),
+        (lambda: relative_error(0 * ONES, ONES), "the weights are all zeros"),
     ],
 )
 def test_a_wrong_argument_is_named(call, message: str):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"weight": NAN}, "weight has values that are not finite"),
+        ({"weight": ONES.to(torch.complex64)}, "weight of type torch.complex64 must hold floating"),
+        ({"weight": ONES.int()}, "weight of type torch.int32 must hold floating"),
+        ({"weight": ONES > 0}, "weight of type torch.bool must hold floating"),
+        ({"weight": [1.0]}, r"weight=\[1.0\] must be a tensor"),
+        ({"weight": ONES[:0]}, r"weight of shape \(0, 3\) must have at least one element"),
+        ({"codebook": torch.ones(1)}, r"codebook of shape \(1,\) must be one row of 2..256"),
+        ({"codebook": torch.linspace(-1, 1, 257)}, r"codebook of shape \(257,\) must be one row"),
+        ({"codebook": nf4_codebook()[:, None]}, r"codebook of shape \(16, 1\) must be one row"),
+        ({"codebook": 2 * nf4_codebook()}, "codebook from -2 to 2 must have two levels in -1..1"),
+        ({"codebook": torch.zeros(4)}, "codebook from 0 to 0 must have two levels"),
+        ({"codebook": torch.tensor([-1.0, float("inf")])}, "codebook has values that are not fin"),
+        ({"codebook": [-1.0, 1.0]}, r"codebook=\[-1.0, 1.0\] must be a tensor"),
+        ({"block_size": 0}, "block_size=0 must be at least 1"),
+        ({"block_size": 1.5}, "block_size=1.5 must be a whole number"),
+        ({"block_size": "64"}, "block_size='64' must be a whole number"),
+        ({"block_size": None}, "block_size=None must be a whole number"),
+    ],
+)
+def test_what_is_quantised_and_how_is_checked(wrong: dict, message: str):
+    arguments = {"weight": ONES, "codebook": nf4_codebook(), "block_size": 2} | wrong
+    with pytest.raises(ValueError, match=message):
+        quantize_blockwise(**arguments)
+
+
+@pytest.mark.parametrize("codebook", CODEBOOKS.values(), ids=CODEBOOKS)
+def test_a_block_longer_than_the_weight_takes_no_more_than_the_weight(codebook):
+    weight = torch.randn(7, 9)
+    exact = dequantize_blockwise(quantize_blockwise(weight, codebook, 64))
+    for block_size in (100, 2**33, 2**62):
+        quantized = quantize_blockwise(weight, codebook, block_size)
+        assert torch.equal(dequantize_blockwise(quantized), exact)
+        assert torch.isfinite(dequantize_blockwise(quantize_scales(quantized))).all()

@@ -1,6 +1,8 @@
 """Soft prompts against PEFT: same numbers out, files both ways, and where the two part."""
 
+import json
 import warnings
+from dataclasses import fields
 from pathlib import Path
 
 import peft
@@ -9,6 +11,8 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
     LlamaConfig,
@@ -16,10 +20,11 @@ from transformers import (
     LlamaForTokenClassification,
 )
 
-from course_utils.methods import apply, load_adapter, save_adapter
+from course_utils.methods import AdapterError, apply, load_adapter, save_adapter
 from course_utils.methods.p_tuning import PTuningConfig
 from course_utils.methods.prefix_tuning import PrefixTuningConfig, PTuningV2Config
 from course_utils.methods.prompt_tuning import PromptTuningConfig
+from course_utils.methods.storage.folder import CONFIG_FILE
 from tests.methods.adapters import IDS, SHAPE, build, logits
 
 # PEFT says so of the positions that transformers' own generation gives it.
@@ -181,6 +186,24 @@ def test_what_peft_has_trained_loads_here(kind: str, tmp_path: Path):
     assert close(text_logits(ours), text_logits(theirs))
 
 
+@pytest.mark.parametrize("kind", ["prompt", "p-tuning, mlp", "prefix"])
+def test_no_option_of_pefts_is_taken_unseen(kind: str, tmp_path: Path):
+    _, theirs = same_start(kind, "llama")
+    theirs.save_pretrained(tmp_path)
+    text, model = (tmp_path / CONFIG_FILE).read_text(), build()
+    how_it_was_made = {"auto_mapping", "tokenizer_kwargs"}
+    names = {field.name for field in fields(theirs.peft_config["default"])} - how_it_was_made
+    for name in [*sorted(names), "an_option_of_tomorrow"]:
+        (tmp_path / CONFIG_FILE).write_text(json.dumps(json.loads(text) | {name: {"a": 2}}))
+        with pytest.raises(AdapterError, match=name if name != "peft_type" else "type {'a': 2}"):
+            load_adapter(model, tmp_path)
+    (tmp_path / CONFIG_FILE).write_text(
+        json.dumps(json.loads(text) | {"num_transformer_submodules": 2})
+    )
+    with pytest.raises(AdapterError, match="uses num_transformer_submodules=2, which is not read"):
+        load_adapter(model, tmp_path)
+
+
 def test_p_tuning_v2_is_pefts_prefix_tuning(tmp_path: Path):
     ours = apply(build("qwen3"), PTuningV2Config(num_virtual_tokens=N))
     theirs = PeftModel.from_pretrained(build("qwen3"), save_adapter(ours, tmp_path))
@@ -210,6 +233,32 @@ def test_a_classifier_and_its_head_travel_both_ways(kind: str, task: str, tmp_pa
     again, direct = (load_adapter(classifier(task), tmp_path / by) for by in ("theirs", "ours"))
     assert torch.equal(outputs(again), outputs(direct))
     assert close(outputs(again), outputs(ours))
+
+
+def test_where_peft_lets_a_classifier_read_a_virtual_token_no_file_travels(tmp_path: Path):
+    def bert() -> BertForSequenceClassification:
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1}
+        config = BertConfig(vocab_size=61, num_attention_heads=2, num_labels=3, **sizes)
+        return BertForSequenceClassification(config).eval()
+
+    for kind, file in (("prompt", "prompt_tuning"), ("p-tuning, mlp", "p_tuning")):
+        method, theirs = METHODS[kind]
+        ours = apply(bert(), method)
+        folder = save_adapter(ours, tmp_path / file)
+        config = json.loads((folder / CONFIG_FILE).read_text())
+        assert config["course_utils_method"] == file
+        again = load_adapter(bert(), folder)
+        assert close(logits(again), logits(ours))
+        assert again.fine_tuning_method == method
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            get_peft_model(bert(), theirs(task_type="SEQ_CLS")).save_pretrained(tmp_path / kind)
+        with pytest.raises(AdapterError, match="where BertForSequenceClassification reads a text"):
+            load_adapter(bert(), tmp_path / kind)
+    prefixed = apply(bert(), METHODS["prefix"][0])
+    theirs = PeftModel.from_pretrained(bert(), save_adapter(prefixed, tmp_path / "prefix"))
+    assert close(logits(prefixed), logits(theirs))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,6 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
     Qwen3Config,
@@ -9,7 +11,7 @@ from transformers import (
 )
 
 from course_utils.generation import position_ids
-from course_utils.methods import apply
+from course_utils.methods import PrefixTuningConfig, PromptTuningConfig, apply
 from course_utils.methods.layers import adapted_layers
 from course_utils.methods.lora import LoRAConfig
 from course_utils.quantization import quantize_model
@@ -43,6 +45,25 @@ def plain(model: torch.nn.Module, texts: tuple[Tensor, Tensor]) -> Tensor:
 
 
 # Both forms
+
+
+PROMPTS = (PromptTuningConfig, PrefixTuningConfig)
+
+
+@pytest.mark.parametrize("config", PROMPTS)
+def test_a_soft_prompt_is_something_to_switch_off(config: type, texts):
+    """The policy reads virtual tokens, the reference does not, and values are of the text alone."""
+    actor = SharedActorCritic(apply(tiny_policy(), config(num_virtual_tokens=3))).eval()
+    disturb(actor)
+    assert torch.equal(actor.reference_logits(*texts), plain(tiny_policy(), texts))
+    logits, values = actor(*texts)
+    assert not torch.allclose(logits, actor.reference_logits(*texts), atol=1e-2)
+    assert values.shape == texts[0].shape
+    assert torch.allclose(actor(*texts, last=3)[1], values[:, -3:], atol=1e-6)
+    values.sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in actor.trainable_parameters())
+    separate = SeparateActorCritic(actor.policy, tiny_policy(), tiny_critic())
+    assert torch.equal(separate.reference_logits(*texts), actor.reference_logits(*texts))
 
 
 @pytest.mark.parametrize("form", ACTORS)
@@ -229,6 +250,18 @@ def test_a_reference_that_moves_with_the_policy_is_told():
 def test_a_critic_has_one_output():
     with pytest.raises(ValueError, match="num_labels=2 of the critic must be 1"):
         SeparateActorCritic(tiny_policy(), tiny_policy(), tiny_critic(num_labels=2))
+
+
+def test_a_critic_s_head_is_read_at_every_token():
+    config = BertConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=12, num_labels=1
+    )
+    message = "BertForSequenceClassification has classifier where a critic has score"
+    with pytest.raises(ValueError, match=message):
+        SeparateActorCritic(tiny_policy(), tiny_policy(), BertForSequenceClassification(config))
+    headless = tiny_policy(num_labels=1)
+    with pytest.raises(ValueError, match="LlamaForCausalLM has no head where a critic has score"):
+        SeparateActorCritic(tiny_policy(), tiny_policy(), headless)
 
 
 # One base for two models

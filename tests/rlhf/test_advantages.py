@@ -87,9 +87,12 @@ def test_two_answers_in_one_row_do_not_see_each_other():
     assert advantages[0, 2] == 0
 
 
-@pytest.mark.parametrize(("gamma", "lam"), [(1.2, 0.9), (-0.1, 0.9), (1.0, 1.5), (math.nan, 1.0)])
+@pytest.mark.parametrize(
+    ("gamma", "lam"),
+    [(1.2, 0.9), (-0.1, 0.9), (1.0, 1.5), (math.nan, 1.0), ("1", 1.0), (1.0, True)],
+)
 def test_discounts_out_of_range_are_named(gamma: float, lam: float):
-    with pytest.raises(ValueError, match=r"(gamma|lam)=\S+ must be in 0..1"):
+    with pytest.raises(ValueError, match=r"(gamma|lam)=\S+ must be .*in 0..1"):
         gae(*answers(0), gamma, lam)
 
 
@@ -167,6 +170,25 @@ def test_too_few_values_and_other_shapes_are_refused():
         gae(values, values, torch.ones(2, 1), 1.0, 1.0)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_real_token_s_reward_and_value_are_numbers(bad: float):
+    rewards, values, mask = answers(0)
+    spoilt = values.clone()
+    spoilt[2, 0] = bad
+    for of in (lambda: gae(rewards, spoilt, mask, 1.0, 1.0), lambda: whiten(spoilt, mask)):
+        with pytest.raises(ValueError, match=f"values of real tokens holds {bad}: it must be"):
+            of()
+    with pytest.raises(ValueError, match=f"rewards of real tokens holds {bad}"):
+        gae(spoilt, values, mask, 1.0, 1.0)
+
+
+def test_advantages_are_of_batches_of_answers():
+    with pytest.raises(ValueError, match=r"mask of shape \(3,\) must be \(batch, seq\)"):
+        gae(torch.ones(3), torch.ones(3), torch.ones(3), 1.0, 1.0)
+    with pytest.raises(ValueError, match="there must be at least one number"):
+        gae(*[torch.zeros(2, 0)] * 3, 1.0, 1.0)
+
+
 # Groups
 
 
@@ -208,8 +230,17 @@ def test_grpo_does_not_see_the_unit_of_a_score():
 
 @pytest.mark.parametrize("of", [rloo_advantages, grpo_advantages])
 def test_groups_that_cannot_be_are_refused(of):
-    with pytest.raises(ValueError, match="group_size=1 must be at least 2: a score needs another"):
+    with pytest.raises(ValueError, match="group_size=1 must be at least 2"):
         of(torch.zeros(4), 1)
+    with pytest.raises(ValueError, match=r"group_size=2.0 must be a whole number, at least 2"):
+        of(torch.zeros(4), 2.0)
+    for bad in (math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"scores holds {bad}: it must be finite"):
+            of(torch.tensor([1.0, bad]), 2)
+    with pytest.raises(ValueError, match=r"scores of type torch.int64 must be floating-point"):
+        of(torch.tensor([1, 2]), 2)
+    with pytest.raises(ValueError, match=r"at least one number: scores \(0,\)"):
+        of(torch.zeros(0), 2)
     with pytest.raises(ValueError, match=r"scores of shape \(5,\) must be .* with group_size=2"):
         of(torch.zeros(5), 2)
     with pytest.raises(ValueError, match=r"scores of shape \(2, 2\) must be"):

@@ -1,12 +1,14 @@
 """The shipped assistant and reward model: what they can, and that they follow from the recipe."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from course_utils.cli.doctor import run_checks
 from course_utils.data import chat_prompt, load_task
 from course_utils.evaluation import greedy_matches
 from course_utils.methods import AdapterError
@@ -87,16 +89,29 @@ def test_the_assistant_has_seen_better_and_worse_answers(tokenizer):
     assert 0.35 < sum(is_better) / 200 < 0.65
 
 
-def test_a_damaged_adapter_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    shutil.copytree(start.adapter_folder("assistant"), tmp_path / "assistant")
-    weights = tmp_path / "assistant" / "adapter_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
+def test_a_damaged_adapter_is_refused_and_the_doctor_says_so(tmp_path: Path, monkeypatch):
+    shutil.copytree(start.adapter_folder("assistant").parent, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(start, "adapter_folder", lambda name: tmp_path / name)
-    with pytest.raises(AdapterError, match="holds a damaged adapter"):
-        start.load_assistant()
-    shutil.rmtree(tmp_path / "assistant")
-    with pytest.raises(AdapterError, match="holds no adapter"):
-        start.load_assistant()
+
+    def found_by_the_doctor() -> str:
+        (check,) = (check for check in run_checks() if check.name == "adapters")
+        return f"{check.status}: {check.detail}"
+
+    assert found_by_the_doctor() == "ok: assistant and reward, checksums match"
+    weights = tmp_path / "assistant" / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    for damaged, message in (
+        (whole[:-5001] + bytes([whole[-5001] ^ 64]) + whole[-5000:], "not match its checksum"),
+        (whole[:1000], "holds a damaged adapter"),
+        (None, "holds no adapter"),
+    ):
+        weights.unlink()
+        if damaged:
+            weights.write_bytes(damaged)
+        with pytest.raises(AdapterError, match=message):
+            start.load_assistant()
+        assert re.match(f"broken: .*{message}", found_by_the_doctor())
+        weights.touch()
 
 
 def test_the_recipes_run(tokenizer, monkeypatch: pytest.MonkeyPatch):

@@ -55,6 +55,10 @@ def test_the_bound_is_exact_for_answers_that_are_never_alike():
     ("options", "message"),
     [
         ({"n": 0}, "n=0 must be at least 1"),
+        ({"n": 2.0}, "n=2.0 must be a whole number"),
+        ({"n": 2, "seed": "x"}, "seed='x' must be a whole number"),
+        ({"n": 2, "max_new_tokens": None}, "max_new_tokens=None must be a whole number"),
+        ({"n": 2, "prompts": "w5"}, "prompts='w5' must be a list"),
         ({"n": 2, "batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"n": 2, "temperature": 0.0}, "temperature=0.0 must be above 0"),
         ({"n": 2, "prompts": ["w5", ""]}, "prompt 1 is empty"),

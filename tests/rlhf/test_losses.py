@@ -52,6 +52,13 @@ def test_entropy_lies_between_certainty_and_chance_with_a_gradient_at_both_ends(
     assert torch.isfinite(logits.grad).all()
 
 
+def test_a_token_of_probability_0_adds_nothing_to_the_entropy():
+    logits = torch.tensor([[0.0, -math.inf, 0.0], [1.0, -math.inf, -math.inf]], requires_grad=True)
+    assert entropy(logits).tolist() == pytest.approx([math.log(2), 0])
+    entropy(logits).sum().backward()
+    assert torch.isfinite(logits.grad).all()
+
+
 def test_sixteen_bit_logits_are_summed_in_thirty_two():
     logits, tokens = 10 * draw(1, shape=(3, 500))[0], torch.arange(3)
     half = logits.bfloat16()
@@ -110,6 +117,11 @@ def test_logprobs_of_nothing_are_refused():
         )
     with pytest.raises(ValueError, match="temperature=0 must be above 0"):
         selected_logprobs(torch.zeros(2, 4), torch.zeros(2, dtype=torch.long), temperature=0)
+    for token in (4, -1, IGNORED):
+        with pytest.raises(ValueError, match=rf"token {token} must be in 0..3, the vocabulary"):
+            selected_logprobs(torch.zeros(2, 4), torch.tensor([0, token]))
+    with pytest.raises(ValueError, match=r"tokens of type torch.float32 must be whole numbers"):
+        selected_logprobs(torch.zeros(2, 4), torch.zeros(2))
     message = r"the shapes must be the same: tokens \(3,\), logits_without_vocab \(2,\)"
     with pytest.raises(ValueError, match=message):
         selected_logprobs(torch.zeros(2, 4), torch.zeros(3, dtype=torch.long))
@@ -143,7 +155,7 @@ def test_the_clipped_policy_loss_by_hand():
 def test_a_clip_that_never_acts_leaves_the_plain_objective():
     logprobs, old, advantages = draw(3)
     mask = ends(0)
-    result = clipped_policy_loss(logprobs, old, advantages, mask, math.inf)
+    result = clipped_policy_loss(logprobs, old, advantages, mask, 1e30)
     plain = -((logprobs - old).exp() * advantages * mask).sum() / mask.sum()
     assert torch.allclose(result.loss, plain)
     assert result.clip_fraction == 0
@@ -211,7 +223,7 @@ def test_the_clipped_value_loss_by_hand():
 def test_without_a_clip_the_value_loss_is_half_the_squared_error():
     values, old, returns = draw(3, seed=2)
     mask = ends(2)
-    result = clipped_value_loss(values, old, returns, mask, math.inf)
+    result = clipped_value_loss(values, old, returns, mask, 1e30)
     assert torch.allclose(result.loss, 0.5 * (values - returns)[mask.bool()].square().mean())
     assert result.clip_fraction == 0
 
@@ -219,9 +231,11 @@ def test_without_a_clip_the_value_loss_is_half_the_squared_error():
 @pytest.mark.parametrize("loss", [clipped_policy_loss, clipped_value_loss])
 def test_losses_refuse_what_they_cannot_use(loss):
     whole = torch.zeros(2, 3)
-    for clip_range in (0, -0.1, math.nan):
-        with pytest.raises(ValueError, match=rf"clip_range={clip_range} must be above 0"):
+    for clip_range in (0, -0.1, math.nan, math.inf, None, "0.2"):
+        with pytest.raises(ValueError, match=rf"clip_range={clip_range!r} must be .*above 0"):
             loss(whole, whole, whole, MASK, clip_range)
+    with pytest.raises(ValueError, match=r"mask holds 0.5: it must be 0 or 1 everywhere"):
+        loss(whole, whole, whole, MASK / 2, 0.2)
     with pytest.raises(ValueError, match="the mask leaves no token"):
         loss(whole, whole, whole, torch.zeros(2, 3), 0.2)
     with pytest.raises(ValueError, match=r"the shapes must be the same: .*\(2, 1\)"):
@@ -270,8 +284,11 @@ def test_dpo_stays_finite_where_the_sigmoid_underflows():
 
 def test_dpo_refuses_bad_input():
     pair = torch.zeros(2)
-    with pytest.raises(ValueError, match="beta=0 must be above 0"):
-        dpo_loss(pair, pair, pair, pair, beta=0)
+    for beta in (0, math.inf, math.nan, True):
+        with pytest.raises(ValueError, match=f"beta={beta} must be .*above 0"):
+            dpo_loss(pair, pair, pair, pair, beta=beta)
+    with pytest.raises(ValueError, match=r"at least one number: policy_chosen \(0,\)"):
+        dpo_loss(*[torch.zeros(0)] * 4, beta=0.1)
     with pytest.raises(
         ValueError, match=r"the shapes must be the same: .*reference_chosen \(2, 1\)"
     ):

@@ -7,7 +7,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from course_utils.generation import encode_prompts, generate_tokens
 from course_utils.measure import PeakMemory
 from course_utils.memory import estimate, known_architectures
-from course_utils.methods import FrozenFineTuning, FullFineTuning, LoRAConfig, apply
+from course_utils.methods import (
+    FrozenFineTuning,
+    FullFineTuning,
+    LoRAConfig,
+    PromptTuningConfig,
+    apply,
+)
 from course_utils.models import load_tokenizer
 from course_utils.rlhf.actor import (
     ActorCritic,
@@ -100,7 +106,7 @@ def prompts_of(sizes: dict[str, int]) -> list[str]:
 
 
 def measure_update(actor: ActorCritic, reward: RewardModel, sizes: dict[str, int]) -> int:
-    """Measure the peak of two updates: in the second, gradients and states are there."""
+    """Measure the peak of two updates: in the second, the optimizer's states are there."""
     config = PPOConfig(
         n_updates=2,
         n_epochs=1,
@@ -212,8 +218,8 @@ def test_rollout_agrees_with_generation(shape: str, changes: dict[str, int]) -> 
 
 
 def beside_held(predicted: PPOEstimate, phase: str) -> int:
-    """Bytes of a phase beside weights, gradients and optimizer states."""
-    held = predicted.weights_bytes + predicted.gradients_bytes + predicted.optimizer_bytes
+    """Bytes of a phase beside weights and optimizer states."""
+    held = predicted.weights_bytes + predicted.optimizer_bytes
     return dict(predicted.phases)[phase] - held
 
 
@@ -239,13 +245,14 @@ def test_four_models_of_seven_billion_take_fifty_six_gigabytes() -> None:
 
 
 def test_parts_add_up_and_are_listed() -> None:
-    predicted = cost(form="separate")
+    predicted = cost(form="separate", minibatch_size=8, response_tokens=64)
     parts = predicted.parts()
     weights = ("policy", "reference", "critic", "reward model", "adapters")
     assert sum(parts[name] for name in weights) == predicted.weights_bytes
     assert sum(parts.values()) == predicted.total_bytes
-    # While a minibatch goes forward, all is there but the cache.
-    assert dict(predicted.phases)["training"] == predicted.total_bytes - parts["KV cache"]
+    # While a minibatch goes forward, all is there but the cache and the gradients.
+    elsewhere = parts["KV cache"] + parts["gradients"]
+    assert dict(predicted.phases)["training"] == predicted.total_bytes - elsewhere
     assert predicted.peak_bytes == max(size for _, size in predicted.phases)
     rows = dict(predicted.rows())
     assert rows == parts | dict(predicted.phases) | {"peak": predicted.peak_bytes}
@@ -298,6 +305,14 @@ def test_the_reward_model_may_have_an_adapter_of_its_own() -> None:
     assert none.adapters_bytes == 2 * one  # the policy's and the critic's
 
 
+def test_a_soft_prompt_trains_in_float32() -> None:
+    method, shape = PromptTuningConfig(num_virtual_tokens=5), known_architectures()["SmolLM2-135M"]
+    predicted = estimate_ppo(shape, method, form="shared", dtype="bfloat16", **SIZES)
+    prompt, value_head = 5 * shape.d_model, shape.d_model + 1
+    assert predicted.gradients_bytes == 4 * (prompt + value_head)
+    assert predicted.adapters_bytes == 2 * 4 * prompt  # the policy's and the reward model's
+
+
 def test_adam_in_mixed_precision_keeps_twelve_bytes_a_weight() -> None:
     predicted = cost(FullFineTuning(), "separate", mixed_precision=True)
     n_trained = (predicted.policy_bytes + predicted.critic_bytes) / 2
@@ -308,7 +323,13 @@ def test_adam_in_mixed_precision_keeps_twelve_bytes_a_weight() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"form": "both"}, "form='both' must be 'shared' or 'separate'"),
+        ({"form": "both"}, "form='both' must be one of shared, separate"),
+        ({"form": None}, "form=None must be one of shared, separate"),
+        ({"batch_size": 8.0}, "batch_size=8.0 must be a whole number, at least 1"),
+        ({"prompt_tokens": float("nan")}, "prompt_tokens=nan must be a whole number, at least 1"),
+        ({"mixed_precision": 1}, "mixed_precision=1 must be True or False"),
+        ({"method": "lora"}, "method='lora' must be a method's configuration"),
+        ({"reward_method": LoRAConfig}, "method=.*LoRAConfig.* must be a method's configuration"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"minibatch_size": -1}, "minibatch_size=-1 must be at least 1"),
         ({"prompt_tokens": 0}, "prompt_tokens=0 must be at least 1"),

@@ -1,4 +1,5 @@
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -7,12 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from course_utils.files import only_writer
+from course_utils.methods import apply
+from course_utils.methods.lora import LoRAConfig
 from course_utils.rlhf import ppo
+from course_utils.rlhf.actor import SeparateActorCritic, SharedActorCritic
 from course_utils.rlhf.config import PPOConfig, PPOResult
 from course_utils.rlhf.experience import next_kl_coef, weigh
 from course_utils.rlhf.ppo import minibatch_loss, prompt_batches, take_step, train_ppo
 from course_utils.rlhf.rollout import Rollout, roll_out
 from course_utils.training import TrainingDivergedError
+from course_utils.training.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from tests.rlhf.tiny_actors import (
     ACTORS,
     PROMPTS,
@@ -20,6 +26,8 @@ from tests.rlhf.tiny_actors import (
     disturb,
     quick,
     shared_actor,
+    tiny_critic,
+    tiny_policy,
     word_tokenizer,
 )
 
@@ -187,7 +195,7 @@ def test_the_critic_s_loss_has_its_weight():
     assert parts[2] > parts[0]
 
 
-@pytest.mark.parametrize(("length", "norm"), [(3.0, 1.0), (0.5, 0.5), (3.0, math.inf)])
+@pytest.mark.parametrize(("length", "norm"), [(3.0, 1.0), (0.5, 0.5), (3.0, 1e9)])
 def test_a_step_is_no_longer_than_the_norm(length: float, norm: float):
     weight = nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.SGD([weight], lr=1.0)
@@ -371,10 +379,100 @@ def test_a_finished_run_is_read_back(tmp_path: Path):
     assert are_equal(weights(again), weights(first))
 
 
-def test_a_run_with_another_configuration_is_refused(tmp_path: Path):
-    train(shared_actor(), quick(checkpoint_dir=tmp_path))
-    with pytest.raises(ValueError, match="holds a run with another configuration: choose another"):
+def with_rank(rank: int, seed: int = 0) -> SharedActorCritic:
+    policy = apply(tiny_policy(seed), LoRAConfig(rank=rank, alpha=8))
+    return SharedActorCritic(policy).eval()
+
+
+def with_critic(seed: int) -> SeparateActorCritic:
+    return SeparateActorCritic(tiny_policy(), tiny_policy(), tiny_critic(seed)).eval()
+
+
+@pytest.mark.parametrize(
+    ("begun", "taken_up", "message"),
+    [
+        ((with_rank, 1), (with_rank, 4), r"another method and other trained.*policy.rank=1 there"),
+        ((with_rank, 4), (with_rank, 4, 7), "another base model"),
+        ((with_critic, 1), (with_critic, 2), "another base model"),
+    ],
+    ids=["rank", "base", "critic"],
+)
+@pytest.mark.parametrize("stop_after", [2, None], ids=["half-way", "finished"])
+def test_another_actor_does_not_take_up_the_run(
+    begun: tuple, taken_up: tuple, message: str, stop_after: int | None, tmp_path: Path
+):
+    def stop(number: int, *_: object) -> None:
+        if number == stop_after:
+            raise Killed
+
+    config = quick(checkpoint_dir=tmp_path, checkpoint_every_updates=1)
+    with pytest.raises(Killed) if stop_after else nullcontext():
+        train(begun[0](*begun[1:]), config, on_update=stop)
+    actor = taken_up[0](*taken_up[1:])
+    before = weights(actor)
+    with pytest.raises(ValueError, match=f"holds a run with {message}"):
+        train(actor, config)
+    assert are_equal(weights(actor), before)
+
+
+def test_another_run_is_refused_by_name(tmp_path: Path):
+    config = quick(checkpoint_dir=tmp_path)
+    train(shared_actor(), config)
+    with pytest.raises(ValueError, match=r"configuration \(kl_coef=0.05 there, 0.3 here\): choose"):
         train(shared_actor(), quick(checkpoint_dir=tmp_path, kl_coef=0.3))
+    prompts = ["w11 w5", *PROMPTS[1:]]
+    with pytest.raises(ValueError, match="holds a run with other prompts"):
+        train_ppo(shared_actor(), word_tokenizer(), prompts, count_words, config)
+    taken = pytest.raises(FileExistsError, match="another process is at training in")
+    with only_writer(tmp_path, "training"), taken:
+        train(shared_actor(), config)
+
+
+PPO_CHANGES = {
+    "no weights": lambda state: state.pop("weights"),
+    "weights of NaN": lambda state: state["weights"][0].fill_(math.nan),
+    "no optimizer": lambda state: state.pop("optimizer"),
+    "a moment of NaN": lambda state: state["optimizer"]["state"][0]["exp_avg"].fill_(math.nan),
+    "no generator": lambda state: state.pop("generator"),
+    "bad generator": lambda state: state["generator"].fill_(255),
+    "a price of NaN": lambda state: state.update(kl_coef=math.nan),
+    "a history of text": lambda state: state.update(history=["a", "b"]),
+    "metrics of text": lambda state: state["history"][0].update(lr="a"),
+    "a short history": lambda state: state["history"].pop(),
+    "no time": lambda state: state.pop("seconds"),
+}
+
+
+@pytest.mark.parametrize("what", PPO_CHANGES)
+def test_contents_are_looked_at_before_they_are_used(what: str, tmp_path: Path):
+    config = quick(n_updates=2, checkpoint_dir=tmp_path)
+    train(shared_actor(), config)
+    state = load_checkpoint(tmp_path)
+    PPO_CHANGES[what](state)
+    save_checkpoint(tmp_path, 2, state)
+    actor = shared_actor()
+    before = weights(actor)
+    with pytest.raises(CheckpointError, match=r"is damaged \(step-00000002: "):
+        train(actor, config)
+    assert are_equal(weights(actor), before)
+
+
+def test_an_actor_is_left_without_gradients_and_can_go_on(tmp_path: Path):
+    """Interrupted, and started again on the same actor, whose critic has moved since."""
+    config = quick(checkpoint_dir=tmp_path, checkpoint_every_updates=1, learning_rate=1e-2)
+
+    def stop(number: int, *_: object) -> None:
+        if number == 2:
+            raise Killed
+
+    actor, whole = shared_actor(), shared_actor()
+    with pytest.raises(Killed):
+        train(actor, config, on_update=stop)
+    assert all(p.grad is None for p in actor.parameters())
+    result = train(actor, config)
+    assert result.history == train(whole, replace(config, checkpoint_dir=None)).history
+    assert are_equal(weights(actor), weights(whole))
+    assert all(p.grad is None for p in actor.parameters())
 
 
 # Bad input
@@ -422,7 +520,7 @@ def test_prompts_are_checked_before_anything_is_trained(prompts: list[str], mess
         ("target_kl", 0.0, "above 0"),
         ("clip_range", 0.0, "above 0"),
         ("value_clip_range", -1.0, "above 0"),
-        ("max_grad_norm", math.nan, "above 0"),
+        ("max_grad_norm", math.nan, "a finite number, above 0"),
         ("kl_coef", -1, "at least 0"),
         ("vf_coef", -0.1, "at least 0"),
         ("missing_eos_penalty", -1.0, "at least 0"),

@@ -4,10 +4,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from transformers import (
+    BloomConfig,
+    BloomForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
 
 from course_utils.data import chat_prompt, encode_pair, pad_examples, pair_scores
-from course_utils.evaluation.calibration import expected_calibration_error, reliability
+from course_utils.evaluation.calibration import expected_calibration_error
 from course_utils.methods import apply
 from course_utils.methods.lora import LoRAConfig
 from course_utils.models import load_tokenizer
@@ -63,6 +68,22 @@ def test_a_row_without_a_real_token_is_named():
         last_token_index(torch.tensor([[1, 0], [0, 0], [0, 0]]))
 
 
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.ones(3), r"attention_mask of shape \(3,\) must be \(batch, seq\)"),
+        (torch.ones(2, 0), r"at least one number: attention_mask \(2, 0\)"),
+        (torch.tensor([[1.0, 0.5]]), "attention_mask holds 0.5: it must be 0 or 1 everywhere"),
+        (torch.tensor([[2, 1]]), "attention_mask holds 2: it must be 0 or 1"),
+        (torch.tensor([[1, math.nan]]), "attention_mask holds nan: it must be 0 or 1"),
+        ([[1, 1]], r"attention_mask=\[\[1, 1\]\] must be a tensor"),
+    ],
+)
+def test_what_is_no_mask_is_told(mask: object, message: str):
+    with pytest.raises(ValueError, match=message):
+        last_token_index(mask)
+
+
 # Bradley-Terry
 
 
@@ -101,38 +122,15 @@ def test_a_pair_that_is_badly_wrong_still_has_a_loss_and_a_gradient():
 
 
 def test_scores_that_would_broadcast_are_refused():
-    with pytest.raises(ValueError, match=r"chosen \(3, 1\), rejected \(3,\), margin \(3, 1\)"):
+    with pytest.raises(ValueError, match=r"the same: chosen \(3, 1\), rejected \(3,\)"):
         bradley_terry_loss(torch.zeros(3, 1), torch.zeros(3))
     with pytest.raises(ValueError, match="the shapes must be the same"):
         bradley_terry_loss(torch.zeros(3), torch.zeros(3), torch.zeros(3, 1))
+    with pytest.raises(ValueError, match=r"at least one number: chosen \(0,\)"):
+        bradley_terry_loss(torch.zeros(0), torch.zeros(0))
 
 
-# Calibration
-
-
-def test_reliability_by_hand():
-    # Two bins: 0.1 and 0.2, of which one came true; 0.9 and 0.9, of which one did.
-    # The error is 1/2 |0.5 - 0.15| + 1/2 |0.5 - 0.9| = 0.375.
-    probabilities = torch.tensor([0.1, 0.9, 0.2, 0.9])
-    outcomes = torch.tensor([0, 1, 1, 0])
-    bins = reliability(probabilities, outcomes, n_bins=2)
-    assert bins.predicted.tolist() == pytest.approx([0.15, 0.9])
-    assert bins.observed.tolist() == [0.5, 0.5]
-    assert bins.count.tolist() == [2, 2]
-    error = expected_calibration_error(probabilities, outcomes, n_bins=2)
-    assert error == pytest.approx(0.375)
-
-
-def test_bins_hold_their_upper_end_and_the_first_also_zero():
-    edges = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
-    assert reliability(edges, torch.zeros(5), n_bins=4).count.tolist() == [2, 1, 1, 1]
-
-
-def test_empty_bins_are_nan_and_cost_nothing():
-    probabilities, outcomes = torch.tensor([0.5] * 4), torch.tensor([1, 0, 0, 1])
-    bins = reliability(probabilities, outcomes, n_bins=10)
-    assert bins.predicted.isnan().sum() == bins.observed.isnan().sum() == 9
-    assert expected_calibration_error(probabilities, outcomes) == 0
+# Pairs
 
 
 def test_pairs_are_counted_in_both_orders():
@@ -155,16 +153,6 @@ def test_scores_are_calibrated_on_the_pairs_they_generate_and_not_when_doubled()
     assert errors[1] > 0.05
 
 
-def test_predictions_out_of_range_are_refused():
-    for bad in (1.5, -0.25, math.nan):
-        with pytest.raises(ValueError, match=rf"a probability of {bad} must be in 0..1"):
-            reliability(torch.tensor([0.5, bad]), torch.zeros(2))
-    with pytest.raises(ValueError, match="n_bins=0 must be at least 1"):
-        reliability(torch.tensor([0.5]), torch.zeros(1), n_bins=0)
-    with pytest.raises(ValueError, match="needs at least one prediction"):
-        expected_calibration_error(torch.zeros(0), torch.zeros(0))
-
-
 # Scores
 
 
@@ -174,9 +162,9 @@ def test_standard_scores_have_mean_0_and_deviation_1():
     assert standard.mean().item() == pytest.approx(0, abs=1e-6)
     assert standard.std().item() == pytest.approx(1)
     assert standardize(torch.tensor([7.0]), 3, 2).item() == 2
-    for std in (0, -1, math.nan):
-        with pytest.raises(ValueError, match=rf"std={std} must be above 0"):
-            standardize(scores, 0, std)
+    for mean, std in ((0, 0), (0, -1), (0, math.nan), (0, math.inf), (math.nan, 1), ("0", 1)):
+        with pytest.raises(ValueError, match=r"(mean|std)=\S+ must be"):
+            standardize(scores, mean, std)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -266,6 +254,14 @@ def test_an_adapter_counts(tokenizer):
     assert (plain - ours).abs().min() > 1e-4
 
 
+def test_a_model_without_a_limit_on_its_context_scores_any_length():
+    config = BloomConfig(
+        vocab_size=3072, hidden_size=32, n_layer=1, n_head=2, num_labels=1, pad_token_id=0
+    )
+    reward = RewardModel(BloomForSequenceClassification(config), load_tokenizer("embedded"))
+    assert reward(PROMPTS[:2], [" flour" * 90, " flour"]).isfinite().all()
+
+
 def test_scoring_neither_trains_nor_leaves_a_trace(tokenizer):
     model = classifier()
     scores = RewardModel(model, tokenizer)(PROMPTS, ANSWERS)
@@ -308,10 +304,12 @@ def test_bad_reward_models_and_answers_are_refused(tokenizer):
         with pytest.raises(ValueError, match=message):
             RewardModel(classifier(), tokenizer, **options)
     reward = RewardModel(classifier(), tokenizer)
-    for prompts, answers in ((PROMPTS, ANSWERS[:2]), ([], [])):
-        with pytest.raises(
-            ValueError, match=f"{len(prompts)} prompts and {len(answers)} responses"
-        ):
+    for prompts, answers, message in (
+        (PROMPTS, ANSWERS[:2], "3 prompts and 2 responses must be as many"),
+        ([], [], "there are no prompts and responses"),
+        (PROMPTS, [*ANSWERS[:2], None], r"responses\[2\]=None must be a text"),
+    ):
+        with pytest.raises(ValueError, match=message):
             reward(prompts, answers)
     with pytest.raises(ValueError, match=r"answer 1 has \d+ tokens .* 1..64, the model's context"):
         reward(PROMPTS[:2], [ANSWERS[0], " flour" * 90])

@@ -131,6 +131,40 @@ def test_a_score_that_is_no_number_names_the_answer(value: float):
         answer(actor, reward=reward)
 
 
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (None, "reward=None must be a function of prompts and answers"),
+        (lambda prompts, answers: None, "the reward returned None: there must be one number for"),
+        (lambda prompts, answers: ["good"] * 8, r"the reward returned \['good', .* one number for"),
+    ],
+)
+def test_a_reward_gives_numbers(reward: object, message: str):
+    with pytest.raises(ValueError, match=message):
+        answer(shared_actor(), reward=reward)
+
+
+@pytest.mark.parametrize("ends", [(2, 7), [7], (2, 7, 9)])
+def test_an_answer_ends_at_the_first_of_several_end_tokens(ends: object):
+    """In sampling, in the mask, and where a missing end is fined."""
+    actor = shared_actor()
+    actor.policy.generation_config.eos_token_id = list(ends)
+    plain, fined = (
+        answer(actor, max_new_tokens=12, missing_eos_penalty=fine) for fine in (None, 5)
+    )
+    every = {END, *ends}
+    lengths = plain.response_mask.sum(dim=1).tolist()
+    has_end = []
+    for tokens, length in zip(plain.responses.tolist(), lengths, strict=True):
+        places = [i for i, token in enumerate(tokens) if token in every]
+        has_end.append(bool(places) and places[0] < 12)
+        assert length == (places[0] + 1 if places else 12)
+        assert tokens[length:] == [PAD] * (len(tokens) - length)
+    assert (plain.scores - fined.scores).tolist() == [0.0 if ended else 5.0 for ended in has_end]
+    ended_by = {row[n - 1] for row, n in zip(plain.responses.tolist(), lengths, strict=True)}
+    assert len(ended_by & every) > 1
+
+
 @pytest.mark.parametrize("scores", [[1.0] * 7, [[1.0]] * 8, 1.0])
 def test_every_answer_needs_one_score(scores: object):
     with pytest.raises(ValueError, match=r"shape .*: there must be one for each of 8 answers"):

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -134,6 +135,24 @@ def test_a_study_takes_over_rates_and_runs_of_another(tmp_path, monkeypatch):
     best = CANDIDATES["head"].rates[-1]
     assert made == [(best, seed, 20) for seed in (0, 1, 2)]
     assert len(best_runs(rows, "topics", "head")) == 3
+
+
+def test_what_does_not_exist_is_named_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "data_dir", lambda: tmp_path)
+    with pytest.raises(ValueError, match=r"task='poetry' must be one of topics"):
+        run_study(Study(name="a", tasks=("poetry",), methods=("head",)))
+    with pytest.raises(ValueError, match=r"method='magic' must be one of random_init"):
+        run_study(Study(name="a", tasks=("topics",), methods=("magic",)))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"n_examples=0 must be in 1..240"):
+        study.tune(None, None, TASKS["sentiment"], 1e-3, n_examples=0)
+
+
+def test_a_rate_that_diverged_is_not_the_best():
+    rows = [
+        row("head", 0, 0.5, rate=rate, validation=v) for rate, v in ((1.0, math.nan), (0.1, 0.2))
+    ]
+    assert best_runs(rows, "topics", "head")[0]["learning_rate"] == 0.1
 
 
 def test_unrecorded_studies_say_how_to_record_them():

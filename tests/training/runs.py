@@ -1,31 +1,40 @@
-"""A small run that a test can start, kill and start again."""
+"""Small runs that a test can start, stop and start again."""
 
 import random
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from course_utils.training import RunResult, TrainingConfig, train
 
 
-def tiny_llama(*, seed: int = 0, dropout: float = 0.0, **options: object) -> LlamaForCausalLM:
+class Stop(Exception):  # noqa: N818
+    """Ends a run from within, as an interrupt does."""
+
+
+def tiny_llama(
+    *, seed: int = 0, dropout: float = 0.0, kind: type = LlamaForCausalLM, **options: object
+) -> nn.Module:
     """A Llama of two layers and 60 tokens, small enough for thousands of steps."""
     config = LlamaConfig(
-        vocab_size=60,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=128,
-        pad_token_id=0,
-        attention_dropout=dropout,
-        **options,
+        **{
+            "vocab_size": 60,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 128,
+            "pad_token_id": 0,
+            "attention_dropout": dropout,
+        }
+        | options
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        return kind(config)
 
 
 def random_examples(count: int = 200, *, seed: int = 0) -> list[dict]:
@@ -35,24 +44,41 @@ def random_examples(count: int = 200, *, seed: int = 0) -> list[dict]:
     return [{"input_ids": row, "labels": list(row)} for row in rows]
 
 
-def killable_run(folder: Path, steps: int = 30) -> tuple[LlamaForCausalLM, RunResult]:
-    """Train with dropout and checkpoints, so that every kind of state has to come back."""
-    torch.set_num_threads(1)
-    model = tiny_llama(dropout=0.1)
-    config = TrainingConfig(
-        max_steps=steps,
-        learning_rate=1e-2,
-        batch_size=4,
-        seed=3,
-        show_progress=False,
-        checkpoint_dir=folder / "checkpoints",
-        checkpoint_every_steps=4,
-        metrics_file=folder / "metrics.jsonl",
+def quick(**options: object) -> TrainingConfig:
+    return TrainingConfig(
+        **{"max_steps": 5, "learning_rate": 1e-2, "batch_size": 8, "show_progress": False} | options
     )
-    return model, train(model, random_examples(), config)
 
 
-if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    trained, _ = killable_run(target)
-    torch.save(trained.state_dict(), target / "final.pt")
+def stopping_at(step: int) -> Callable[[int, nn.Module], None]:
+    """What ``on_step`` calls to end a run after a step, before its checkpoint is written."""
+
+    def stop(done: int, _: nn.Module) -> None:
+        if done == step:
+            raise Stop
+
+    return stop
+
+
+def whole_run(folder: Path, *, stop_at: int | None = None, **options: object) -> RunResult | None:
+    """Train with dropout, checkpoints and metrics, so that every kind of state has to come back.
+
+    Returns:
+        What the run did, or None if it was stopped.
+    """
+    options = {"model": None, "examples": None} | options
+    model = options.pop("model") or tiny_llama(dropout=0.1)
+    examples = options.pop("examples") or random_examples(40)
+    config = quick(
+        **{
+            "batch_size": 4,
+            "checkpoint_dir": folder / "checkpoints",
+            "checkpoint_every_steps": 1,
+            "metrics_file": folder / "metrics.jsonl",
+        }
+        | options
+    )
+    try:
+        return train(model, examples, config, on_step=stopping_at(stop_at) if stop_at else None)
+    except Stop:
+        return None

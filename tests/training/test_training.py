@@ -1,9 +1,5 @@
 import json
 import math
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,14 +9,16 @@ from torch import nn
 from course_utils.data import batch_order, pad_examples
 from course_utils.methods import apply
 from course_utils.methods.full import FrozenFineTuning
-from course_utils.training import TrainingConfig, TrainingDivergedError, cosine_factor, train
-from tests.training.runs import killable_run, random_examples, tiny_llama
-
-
-def quick(**options: object) -> TrainingConfig:
-    return TrainingConfig(
-        **{"max_steps": 5, "learning_rate": 1e-2, "batch_size": 8, "show_progress": False} | options
-    )
+from course_utils.training import (
+    RunResult,
+    TrainingDivergedError,
+    cosine_factor,
+    loop,
+    train,
+)
+from course_utils.training.checkpoints import load_checkpoint
+from course_utils.training.loop import LossFunction
+from tests.training.runs import Stop, quick, random_examples, stopping_at, tiny_llama
 
 
 def test_the_loop_is_the_loop_written_out():
@@ -131,27 +129,156 @@ def test_bfloat16_computes_low_and_keeps_float32_weights():
     assert model(input_ids=torch.tensor([[1, 2]])).logits.dtype == torch.float32
 
 
-def test_nan_stops_with_a_clear_message(tmp_path: Path):
-    metrics = tmp_path / "metrics.jsonl"
-
-    def broken(model: nn.Module, batch: dict) -> torch.Tensor:
-        loss = model(**batch).loss
-        return loss * math.nan if batch["input_ids"].shape[0] and len(read(metrics)) == 2 else loss
-
-    with pytest.raises(TrainingDivergedError, match=r"nan at step 3.*lower learning_rate=0.01"):
-        train(tiny_llama(), random_examples(), quick(metrics_file=metrics), loss_function=broken)
-    assert len(read(metrics)) == 3
+def weights_of(model: nn.Module) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in model.parameters()]
 
 
-def read(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def are_equal(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def diverging(kind: str, step: int) -> LossFunction:
+    """A loss that is no number from a step on, or whose gradient is none."""
+    calls = 0
+
+    def loss(model: nn.Module, batch: dict) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        output = model(**batch)
+        if calls < step:
+            return output.loss
+        # The root of a squared distance that is 0: its value is 0, and its gradient NaN.
+        root = (output.logits - output.logits.detach()).square().sum().sqrt()
+        return output.loss + {"loss": math.nan, "gradient": 0.0 * root}[kind]
+
+    return loss
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_a_run_that_diverges_keeps_the_last_weights_and_can_be_tried_again(
+    kind: str, tmp_path: Path
+):
+    model = tiny_llama()
+    options = {"checkpoint_dir": tmp_path / "c", "checkpoint_every_steps": 1}
+    options |= {"metrics_file": tmp_path / "m.jsonl"}
+    with pytest.raises(TrainingDivergedError, match=r"is nan at step 3 .*lower learning_rate=0.01"):
+        train(model, random_examples(), quick(**options), loss_function=diverging(kind, 3))
+    assert all(p.isfinite().all() and p.grad is None for p in model.parameters())
+    assert not model.training
+    steps = [json.loads(line, parse_constant=int) for line in read(tmp_path / "m.jsonl")]
+    assert [line["step"] for line in steps] == [1, 2, 3]
+    assert sorted(path.name for path in tmp_path.glob("c/step*"))[-1] == "step-00000002"
+    assert are_equal(weights_of(model), load_checkpoint(tmp_path / "c")["weights"])
+    again = tiny_llama()
+    again.load_state_dict(model.state_dict())
+    one, two = (train(m, random_examples(), quick()) for m in (model, again))
+    assert one.losses == two.losses
+    assert are_equal(weights_of(model), weights_of(again))
+
+
+def read(path: Path) -> list[str]:
+    return path.read_text().splitlines()
+
+
+def test_a_step_that_leaves_no_finite_weights_is_not_kept(tmp_path: Path):
+    with pytest.raises(TrainingDivergedError, match="is not finite after step 1: lower"):
+        train(
+            tiny_llama(),
+            random_examples(),
+            quick(max_steps=1, learning_rate=1e39, checkpoint_dir=tmp_path),
+        )
+    assert not list(tmp_path.glob("step*"))
+
+
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_gradients_of_others_enter_no_step(when: str):
+    """Those that lie on the model before it trains, and those that ``on_step`` leaves."""
+
+    def leave(_: int, model: nn.Module) -> None:
+        (model(**pad_examples(random_examples(4), 0)).loss * 100).backward()
+
+    model, plain = tiny_llama(), tiny_llama()
+    if when == "before":
+        leave(0, model)
+    one = train(model, random_examples(), quick(), on_step=leave if when == "between" else None)
+    two = train(plain, random_examples(), quick())
+    assert one.gradient_norms == two.gradient_norms
+    assert are_equal(weights_of(model), weights_of(plain))
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_float16_on_a_processor_is_refused():
+    with pytest.raises(ValueError, match="precision='float16' must be 'float32' or 'bfloat16' on"):
+        train(tiny_llama(), random_examples(), quick(precision="float16"))
+
+
+@pytest.fixture
+def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the loss be scaled as on a GPU in float16, at first too far."""
+
+    def make(*arguments: object) -> object:
+        accelerator = real(*arguments)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=2)
+        return accelerator
+
+    real = loop._accelerator
+    monkeypatch.setattr(loop, "_accelerator", make)
+
+
+@pytest.mark.parametrize("n_optimizers", [1, 2])
+@pytest.mark.usefixtures("scaled")
+def test_a_scaled_loss_trains_the_same_and_comes_back_from_a_checkpoint(
+    n_optimizers: int, tmp_path: Path
+):
+    """Steps whose gradient overflows are left out; the rest are those of an unscaled loss."""
+
+    def make_optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
+        parts = list(model.parameters())[::2], list(model.parameters())[1::2]
+        groups = parts if n_optimizers == 2 else [list(model.parameters())]
+        return [torch.optim.SGD(group, lr=1e-2) for group in groups]
+
+    def run(folder: Path, **options: object) -> tuple[nn.Module, RunResult | None]:
+        model = tiny_llama()
+        config = quick(max_steps=12, checkpoint_dir=folder, checkpoint_every_steps=1)
+        options |= {"make_optimizers": make_optimizers}
+        try:
+            return model, train(model, random_examples(), config, **options)
+        except Stop:
+            return model, None
+
+    model, result = run(tmp_path / "whole")
+    skipped = [not math.isfinite(norm) for norm in result.gradient_norms]
+    assert any(skipped)
+    assert not all(skipped)
+    state = load_checkpoint(tmp_path / "whole")
+    assert state["scaler"]["scale"] < 2.0**127
+    run(tmp_path / "part", on_step=stopping_at(9))
+    again, resumed = run(tmp_path / "part")
+    assert resumed.losses == result.losses
+    assert are_equal(weights_of(model), weights_of(again))
+    assert load_checkpoint(tmp_path / "part")["scaler"] == state["scaler"]
+    finite = [norm for norm in result.gradient_norms if math.isfinite(norm)]
+    assert max(finite) < 100  # unscaled, and once
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"max_steps": 0}, "max_steps=0 must be at least 1"),
-        ({"learning_rate": 0.0}, "learning_rate=0.0 must be greater than 0"),
+        ({"max_steps": True}, "max_steps=True must be a whole number, at least 1"),
+        ({"batch_size": 2.0}, "batch_size=2.0 must be a whole number"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 must be above 0"),
+        ({"learning_rate": 10**400}, "learning_rate=a number of 1329 bits must be"),
+        ({"learning_rate": "0.1"}, "learning_rate='0.1' must be a finite number"),
+        ({"weight_decay": math.nan}, "weight_decay=nan must be a finite number, at least 0"),
+        ({"betas": (0.9, 1.0)}, "each of betas=1.0 must be at least 0 and below 1"),
+        ({"betas": 0.9}, "betas=0.9 must be two numbers"),
+        ({"max_grad_norm": 0}, "max_grad_norm=0 must be above 0"),
+        ({"seed": -1}, "seed=-1 must be at least 0"),
+        ({"packing_length_tokens": 2**33}, "packing_length_tokens=8589934592 must be in 1..1048"),
+        ({"show_progress": 1}, "show_progress=1 must be True or False"),
+        ({"checkpoint_dir": 3}, "checkpoint_dir=3 must be a path, or None"),
+        ({"metrics_file": "a\0b"}, "metrics_file=.* must be a path, or None"),
         ({"accumulation_steps": 3}, "accumulation_steps=3 must divide"),
         ({"warmup_ratio": 1.5}, "warmup_ratio=1.5 must be in 0..1"),
         ({"precision": "int8"}, "precision='int8' must be one of float32"),
@@ -167,50 +294,3 @@ def test_nothing_to_train_is_said():
         train(tiny_llama().requires_grad_(False), random_examples(), quick())
     with pytest.raises(ValueError, match="no examples"):
         train(tiny_llama(), [], quick())
-
-
-def start(folder: Path) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "tests.training.runs", str(folder)])
-
-
-def kill_at(folder: Path, step: int) -> None:
-    """Run until the metrics show ``step``, then kill without warning."""
-    process = start(folder)
-    metrics = folder / "metrics.jsonl"
-    while process.poll() is None and len(read_whole(metrics)) < step:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-
-def read_whole(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
-
-
-@pytest.mark.slow
-def test_a_run_killed_again_and_again_ends_in_the_same_bits(tmp_path: Path):
-    for step in (2, 9, 10, 21):
-        kill_at(tmp_path, step)
-        assert not (tmp_path / "final.pt").exists()
-    assert start(tmp_path).wait() == 0
-    (tmp_path / "whole").mkdir()
-    expected, result = killable_run(tmp_path / "whole")
-    resumed = torch.load(tmp_path / "final.pt", weights_only=True)
-    for name, tensor in expected.state_dict().items():
-        assert torch.equal(resumed[name], tensor), name
-    losses = [row["loss"] for row in read(tmp_path / "metrics.jsonl")]
-    assert losses == result.losses
-
-
-def test_a_finished_run_is_not_run_again(tmp_path: Path):
-    model, result = killable_run(tmp_path, steps=6)
-    again, second = killable_run(tmp_path, steps=6)
-    assert second.losses == result.losses
-    for a, b in zip(model.parameters(), again.parameters(), strict=True):
-        assert torch.equal(a, b)
-
-
-def test_another_configuration_does_not_take_up_the_run(tmp_path: Path):
-    killable_run(tmp_path, steps=6)
-    with pytest.raises(ValueError, match="another configuration"):
-        killable_run(tmp_path, steps=7)

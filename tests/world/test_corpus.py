@@ -3,7 +3,10 @@ from collections import Counter
 from itertools import islice
 
 import pytest
+from typer.testing import CliRunner
 
+from course_utils.world import __main__ as world_command
+from course_utils.world.__main__ import app
 from course_utils.world.corpus import documents, genre_names
 from course_utils.world.country import TIER_WEIGHTS, build_country, lexicon
 from course_utils.world.probes import copying_probes, fact_probes
@@ -115,3 +118,20 @@ def test_the_corpus_never_speaks_of_the_island(train):
 def test_unknown_splits_are_refused():
     with pytest.raises(ValueError, match="split='test'"):
         next(documents(0, split="test"))
+
+
+def test_the_command_writes_a_corpus_whole_or_not_at_all(tmp_path, monkeypatch):
+    out = tmp_path / "corpus.txt"
+    assert CliRunner().invoke(app, ["corpus", str(out), "--n-documents", "3"]).exit_code == 0
+    text = out.read_text(encoding="utf-8")
+    expected = list(islice(documents(0), 3))
+    assert text == "".join(f"=== {d.genre}\n{d.text}\n\n" for d in expected)
+
+    def cut_short(seed, *, split):
+        yield expected[0]
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(world_command, "documents", cut_short)
+    assert CliRunner().invoke(app, ["corpus", str(out)]).exit_code == 1
+    assert out.read_text(encoding="utf-8") == text
+    assert [file.name for file in tmp_path.iterdir()] == ["corpus.txt"]

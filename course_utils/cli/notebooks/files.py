@@ -2,18 +2,20 @@
 
 import base64
 import io
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from course_utils.files import check_plain, write_text
 from course_utils.paths import checkout_dir
+from course_utils.validation import shown
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 _PATTERN = "[0-9][0-9]_*.ipynb"
+_PICTURE = "picture-"
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _WIDGET_PLACEHOLDER = "Interactive: run this cell to use it."
 
@@ -42,30 +44,37 @@ def select_notebooks(folder: Path, numbers: Sequence[str] = ()) -> list[Path]:
         FileNotFoundError: If the folder holds no notebook.
         ValueError: If a number names none; the message lists what exists.
     """
-    existing = {path.name[:2]: path for path in sorted(folder.glob(_PATTERN))}
+    existing = sorted(folder.glob(_PATTERN))
     if not existing:
         raise FileNotFoundError(f"no notebook like 00_start.ipynb in {folder}")
+    for number in numbers:
+        if not isinstance(number, str) or not number:
+            raise ValueError(f"chapter {shown(number)} must be a number as in 00_start.ipynb")
     wanted = {number.zfill(2) for number in numbers}
-    unknown = sorted(wanted - existing.keys())
+    unknown = sorted(wanted - {path.name[:2] for path in existing})
     if unknown:
-        listing = ", ".join(path.stem for path in existing.values())
-        raise ValueError(f"no notebook {', '.join(unknown)}: there are {listing}")
-    return [path for number, path in existing.items() if not wanted or number in wanted]
+        listing = ", ".join(path.stem for path in existing)
+        raise ValueError(f"no notebook {', '.join(unknown)[:40]}: there are {listing}")
+    return [path for path in existing if not wanted or path.name[:2] in wanted]
 
 
 def read_notebook(path: Path) -> "NotebookNode":
     """Read a notebook of format 4.
 
     Raises:
+        OSError: If the file cannot be read.
         ValueError: If the file is not a notebook.
     """
     import nbformat
 
+    check_plain(path)
     try:
         node = nbformat.read(path, as_version=4)
         nbformat.validate(node)
-    except (nbformat.ValidationError, ValueError, TypeError, AttributeError) as error:
-        first_line = (str(error).splitlines() or [""])[0]
+    except OSError:
+        raise
+    except Exception as error:  # nbformat trips over each kind of damage in another way
+        first_line = (str(error).splitlines() or [""])[0][:120]
         raise ValueError(f"{path} is not a valid notebook: {first_line}") from error
     return node
 
@@ -81,6 +90,9 @@ def strip_volatile(node: "NotebookNode") -> "NotebookNode":
     Timings, front-end state and the interpreter's version go. A widget's view, which means
     nothing without its kernel, gives way to the picture or page that came with it, or to one line
     of text. Figures are kept in a palette of 96 colours, a third of the bytes.
+
+    Raises:
+        ValueError: If an output says that it is a PNG picture, and is none.
     """
     node.metadata.pop("widgets", None)
     node.metadata["kernelspec"] = {
@@ -108,7 +120,11 @@ def _in_palette(png: str) -> str:
     """Return a base64 PNG with at most 96 colours; one that has so few already stays as it is."""
     from PIL import Image
 
-    image = Image.open(io.BytesIO(base64.b64decode(png)))
+    try:
+        image = Image.open(io.BytesIO(base64.b64decode(png)), formats=["PNG"])
+        image.load()
+    except Exception as error:  # Pillow trips over each kind of damage in another way
+        raise ValueError(f"a picture of the notebook is no PNG: {shown(png)}") from error
     if image.mode == "P":
         return png
     few = image.convert("RGB").quantize(96, dither=Image.Dither.NONE)
@@ -117,15 +133,21 @@ def _in_palette(png: str) -> str:
 
 
 def tagged_pictures(node: "NotebookNode") -> dict[str, bytes]:
-    """Return the PNG of each cell tagged ``picture-NAME``, by name."""
-    return {
-        tag.removeprefix("picture-"): base64.b64decode(output.data["image/png"])
-        for cell in code_cells(node)
-        for tag in cell.metadata.get("tags", [])
-        if tag.startswith("picture-")
-        for output in cell.outputs
-        if "image/png" in output.get("data", {})
-    }
+    """Return the PNG of each cell tagged ``picture-NAME``, by name.
+
+    Raises:
+        ValueError: If a name is more than letters, digits, ``-`` and ``_``: it becomes a file's.
+    """
+    pictures = {}
+    for cell in code_cells(node):
+        for tag in cell.metadata.get("tags", []):
+            for output in cell.outputs:
+                png = output.get("data", {}).get("image/png")
+                if tag.startswith(_PICTURE) and png:
+                    if not re.fullmatch(rf"{_PICTURE}[\w-]{{1,100}}", tag, re.ASCII):
+                        raise ValueError(f"tag {shown(tag)} must be letters, digits, - and _")
+                    pictures[tag.removeprefix(_PICTURE)] = base64.b64decode(png)
+    return pictures
 
 
 def _is_progress_bar(output: "NotebookNode") -> bool:
@@ -144,12 +166,4 @@ def write_notebook(path: Path, node: "NotebookNode") -> None:
 
     nbformat.validate(node)
     text = nbformat.writes(node, version=4)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(re.sub(r"\n*\Z", "\n", text))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, re.sub(r"\n*\Z", "\n", text))

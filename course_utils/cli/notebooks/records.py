@@ -1,6 +1,5 @@
 """What `course run` remembers: which notebooks were green, and on what exactly."""
 
-import hashlib
 import json
 import os
 import sys
@@ -9,7 +8,9 @@ from importlib import metadata
 from pathlib import Path
 
 from course_utils.cli.notebooks.files import code_cells, read_notebook
+from course_utils.files import append_line, sha256, sha256_of
 from course_utils.paths import checkout_dir, data_dir, package_dir
+from course_utils.validation import check_count, check_number, check_text
 
 _ENVIRONMENT = ("COURSE_PROFILE", "COURSE_MODEL")
 
@@ -23,6 +24,9 @@ class RunRecord:
         seconds: Wall time.
         peak_bytes: Peak memory of its kernel.
         saved_sha256: Of the file that the run wrote; None if it wrote none.
+
+    Raises:
+        ValueError: If one of them is of another kind.
     """
 
     fingerprint: str
@@ -30,9 +34,17 @@ class RunRecord:
     peak_bytes: int
     saved_sha256: str | None
 
+    def __post_init__(self) -> None:
+        check_text("fingerprint", self.fingerprint)
+        check_number("seconds", self.seconds, at_least=0)
+        check_count("peak_bytes", self.peak_bytes, at_least=0)
+        check_text("saved_sha256", self.saved_sha256 or "")
+
 
 class RunRecords:
-    """Last green runs, kept in one JSON file.
+    """Last green runs, one JSON line each; a line is appended in one step, and the last counts.
+
+    So two runs at the same time lose nothing, and what a killed one left of a line is passed over.
 
     Args:
         path: The file; a missing or unreadable one counts as empty.
@@ -40,7 +52,18 @@ class RunRecords:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._records = _read(path)
+        self._records: dict[str, RunRecord] = {}
+        try:
+            lines = path.read_bytes().decode(errors="replace").split("\n")
+        except OSError:
+            return
+        for line in lines:
+            try:
+                fields = json.loads(line)
+                notebook = fields.pop("notebook")
+                self._records[notebook] = RunRecord(**fields)
+            except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+                continue
 
     def find(self, notebook: Path) -> RunRecord | None:
         """Return a notebook's last green run, if there was one."""
@@ -50,25 +73,12 @@ class RunRecords:
         """Remember a green run, at once and on disk.
 
         Raises:
-            OSError: If the file cannot be written; the old one stands.
+            OSError: If the file cannot be written; what it held stands.
         """
-        self._records[str(notebook.resolve())] = record
+        name = str(notebook.resolve())
+        self._records[name] = record
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            text = json.dumps({k: asdict(v) for k, v in self._records.items()}, indent=1)
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _read(path: Path) -> dict[str, RunRecord]:
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        return {notebook: RunRecord(**fields) for notebook, fields in stored.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+        append_line(self.path, json.dumps({"notebook": name, **asdict(record)}))
 
 
 def records_path() -> Path:
@@ -78,13 +88,13 @@ def records_path() -> Path:
     """
     chosen = os.environ.get("COURSE_STATE_DIR")
     if chosen:
-        return Path(chosen) / "runs.json"
+        return Path(chosen) / "runs.jsonl"
     checkout = checkout_dir()
     if checkout:
-        return checkout / ".course" / "runs.json"
+        return checkout / ".course" / "runs.jsonl"
     import platformdirs
 
-    return platformdirs.user_cache_path("course-utils") / "runs.json"
+    return platformdirs.user_cache_path("course-utils") / "runs.jsonl"
 
 
 def fingerprint(notebook: Path, surroundings: bytes) -> str:
@@ -97,10 +107,8 @@ def fingerprint(notebook: Path, surroundings: bytes) -> str:
     Raises:
         ValueError: If the file is not a notebook.
     """
-    digest = hashlib.sha256(surroundings)
-    for cell in code_cells(read_notebook(notebook)):
-        digest.update(json.dumps([cell.source, cell.metadata.get("tags", [])]).encode())
-    return digest.hexdigest()
+    cells = [[c.source, c.metadata.get("tags", [])] for c in code_cells(read_notebook(notebook))]
+    return sha256_of(surroundings + json.dumps(cells).encode())
 
 
 def describe_surroundings() -> bytes:
@@ -110,7 +118,7 @@ def describe_surroundings() -> bytes:
     profile that the environment asks for.
     """
     files = [*package_dir().rglob("*.py"), *(f for f in data_dir().rglob("*") if f.is_file())]
-    contents = {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    contents = {str(f): sha256(f) for f in files}
     versions = {d.name: d.version for d in metadata.distributions()}
     environment = {name: os.environ.get(name) for name in _ENVIRONMENT}
     return json.dumps([contents, versions, environment, sys.version], sort_keys=True).encode()

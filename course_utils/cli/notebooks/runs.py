@@ -20,7 +20,7 @@ from course_utils.cli.notebooks.records import (
     describe_surroundings,
     fingerprint,
 )
-from course_utils.models.loading import file_sha256
+from course_utils.files import sha256, write_bytes
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -90,7 +90,7 @@ def _run_notebook(
     if save:
         write_notebook(notebook, strip_volatile(execution.node))
         _refresh_pictures(execution.node, notebook.parent.parent / "docs")
-        saved_sha256 = file_sha256(notebook)
+        saved_sha256 = sha256(notebook)
     measured = {"seconds": execution.seconds, "peak_bytes": execution.peak_bytes}
     records.add(notebook, RunRecord(fingerprint=key, saved_sha256=saved_sha256, **measured))
     return RunResult(notebook=notebook, outcome="green", **measured)
@@ -100,11 +100,11 @@ def _refresh_pictures(node: "NotebookNode", docs: Path) -> None:
     """Write the pictures that README shows anew, where there is a folder for them."""
     if docs.is_dir():
         for name, png in tagged_pictures(node).items():
-            (docs / f"{name}.png").write_bytes(png)
+            write_bytes(docs / f"{name}.png", png)
 
 
 def _is_current(last: RunRecord, key: str, notebook: Path, *, is_saved: bool) -> bool:
-    has_outputs = not is_saved or last.saved_sha256 == file_sha256(notebook)
+    has_outputs = not is_saved or last.saved_sha256 == sha256(notebook)
     return last.fingerprint == key and has_outputs
 
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.methods.layers import adapted_layers
-from course_utils.models.structure import classifier_heads, soft_prompt_of
-from course_utils.quantization import NF4Linear
+from course_utils.models.structure import classifier_heads, packed_by, soft_prompt_of
+from course_utils.validation import shown
 
+_PARTS = ("embedding", "norms", "matrices")
 _N_EMBEDDING, _N_EACH = 64, 4
 _RTOL, _ATOL = 6e-3, 1e-6
 
@@ -23,29 +24,32 @@ _RTOL, _ATOL = 6e-3, 1e-6
 def base_fingerprint(model: nn.Module) -> str:
     """Return samples of a model's frozen weights, as text.
 
-    What the model carries and a classifier's head are left out, and linear layers where they are in
-    four bits.
+    What the model carries and a classifier's head are left out, and matrices where some are
+    quantised.
     """
     samples = {"embedding": _sample(model.get_input_embeddings().weight, _N_EMBEDDING)}
     vectors, matrices = [], []
     for name, parameter in _base_parameters(model):
         (vectors if parameter.ndim == 1 and "norm" in name.lower() else matrices).append(parameter)
     samples["norms"] = _joined(vectors)
-    is_quantized = any(isinstance(module, NF4Linear) for module in model.modules())
-    samples["matrices"] = _joined([] if is_quantized else [m for m in matrices if m.ndim == 2])
+    samples["matrices"] = _joined([] if packed_by(model) else [m for m in matrices if m.ndim == 2])
     return json.dumps({name: _to_text(values) for name, values in samples.items()})
 
 
 def is_same_base(first: str, second: str) -> bool:
-    """Say whether two fingerprints are those of one base model, whatever types it was loaded in."""
-    first, second = (
-        {name: _from_text(text) for name, text in json.loads(some).items()}
-        for some in (first, second)
-    )
-    pairs = [(first[name], second[name]) for name in first if len(first[name]) and name in second]
-    return all(
-        a.shape == b.shape and np.allclose(a, b, rtol=_RTOL, atol=_ATOL) for a, b in pairs if len(b)
-    )
+    """Say whether two fingerprints are those of one base model, whatever types it was loaded in.
+
+    Raises:
+        ValueError: If one of them is none.
+    """
+    ours, theirs = _samples_from(first), _samples_from(second)
+    pairs = [(ours[name], theirs[name]) for name in _PARTS]
+    with np.errstate(all="ignore"):  # numbers beyond all bounds are not close either
+        return all(
+            a.shape == b.shape and np.allclose(a, b, rtol=_RTOL, atol=_ATOL)
+            for a, b in pairs
+            if len(a) and len(b)
+        )
 
 
 def _base_parameters(model: nn.Module) -> list[tuple[str, Tensor]]:
@@ -77,5 +81,17 @@ def _to_text(values: Tensor) -> str:
     return base64.b64encode(values.numpy().astype("<f4").tobytes()).decode()
 
 
-def _from_text(text: str) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text), dtype="<f4")
+def _samples_from(fingerprint: str) -> dict[str, np.ndarray]:
+    """Return the samples of each part; there are always some of the embedding."""
+    try:
+        texts = json.loads(fingerprint)
+        samples = {
+            name: np.frombuffer(base64.b64decode(texts[name], validate=True), dtype="<f4")
+            for name in _PARTS
+        }
+        is_whole = texts.keys() == samples.keys() and len(samples["embedding"]) == _N_EMBEDDING
+    except (ValueError, TypeError, KeyError, RecursionError):
+        is_whole = False
+    if not is_whole:
+        raise ValueError(f"{shown(fingerprint)} is no fingerprint of a base model")
+    return samples

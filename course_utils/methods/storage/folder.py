@@ -1,39 +1,57 @@
 """Adapters on disk: in PEFT's own format where PEFT has the method, so that they travel both ways.
 
-A folder holds adapter_config.json and adapter_model.safetensors. The tensors' header also says
-which configuration they belong to and which base model they were trained on.
+A folder holds adapter_config.json and adapter_model.safetensors (``file_pair``). What PEFT saves
+loads here with equal logits, or is refused by the name of the option.
 """
 
-import hashlib
-import json
-import os
-import tempfile
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from course_utils.methods.layers import adapted_layers, find_linear, shape_of
-from course_utils.methods.storage.fingerprint import base_fingerprint, is_same_base
-from course_utils.methods.storage.peft_format import (
-    OWN_KEY,
+from course_utils.methods.layers import find_linear
+from course_utils.methods.storage.file_pair import (
+    CONFIG_FILE,
+    TENSORS_FILE,
     AdapterError,
-    AdapterMethod,
-    method_from,
-    settings_of,
+    read_pair,
+    refuse_version,
+    write_pair,
 )
-from course_utils.methods.verbs import apply
-from course_utils.methods.virtual_tokens import SoftPromptConfig, drop_encoder
+from course_utils.methods.storage.fingerprint import base_fingerprint, is_same_base
+from course_utils.methods.storage.own_format import (
+    OWN_KEY,
+    from_own_config,
+    is_only_here,
+    to_own_config,
+)
+from course_utils.methods.storage.peft_format import (
+    from_peft_config,
+    is_computed_alike,
+    is_here,
+    to_peft_config,
+)
+from course_utils.methods.storage.state import (
+    PREFIX,
+    AdapterMethod,
+    AdapterState,
+    check_fits,
+    put_on,
+    state_of,
+)
 from course_utils.models.structure import carried_by, classifier_heads
+from course_utils.validation import shown
 
-CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
-FORMAT_VERSION = "1"
-PREFIX = "base_model.model."
-PROMPT, PROMPT_PREFIX = "prompt_embeddings", "base_model."
+__all__ = [
+    "CONFIG_FILE",
+    "TENSORS_FILE",
+    "StoredAdapter",
+    "load_adapter",
+    "read_adapter",
+    "read_fitting_adapter",
+    "save_adapter",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,49 +59,37 @@ class StoredAdapter:
     """An adapter as it lies on disk.
 
     Args:
-        method: Its configuration.
-        tensors: Its tensors by their names in the file.
-        header: What the tensors' header says of them.
+        state: Its configuration and its tensors.
+        base_fingerprint: Of its base model; None if the file is PEFT's.
         base_name: Name of the base model; empty if it is not said.
+        trained_modules: Endings of the names of modules that are stored whole.
     """
 
-    method: AdapterMethod
-    tensors: dict[str, Tensor]
-    header: dict[str, str]
+    state: AdapterState
+    base_fingerprint: str | None
     base_name: str
+    trained_modules: tuple[str, ...]
 
 
 def save_adapter(model: nn.Module, folder: Path | str) -> Path:
     """Write the adapter that a model carries, and a classifier's head; nothing of the base model.
+
+    A program that is killed leaves the earlier adapter or this one.
 
     Args:
         model: Model with a method applied.
         folder: Where to; made if missing. An earlier adapter is replaced.
 
     Raises:
-        AdapterError: If the model carries no adapter, or it cannot be written.
+        AdapterError: If the model carries no adapter, or one with numbers that are not finite, or
+            it cannot be written.
     """
-    folder, method = Path(folder), method_of(model)
-    text = json.dumps(settings_of(model, method), indent=2)
-    tensors = {
-        name: tensor.detach().cpu().contiguous().clone()
-        for name, tensor in adapter_tensors(model, method).items()
-    }
-    header = {
-        "format": "pt",
-        "course_utils_version": FORMAT_VERSION,
-        "config_sha256": _sha256(text),
-        "base_fingerprint": base_fingerprint(model),
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
-            save_file(tensors, Path(partial, TENSORS_FILE), metadata=header)
-            Path(partial, CONFIG_FILE).write_text(text, encoding="utf-8")
-            for name in (TENSORS_FILE, CONFIG_FILE):
-                os.replace(Path(partial, name), folder / name)
-    except (OSError, SafetensorError) as error:
-        raise AdapterError(f"the adapter was not written to {folder}: {error}") from error
+    folder, state = _path(folder), state_of(model)
+    if is_only_here(state.method) or not is_computed_alike(model, state.method):
+        config = to_own_config(state.method, state.rank_in_use)
+    else:
+        config = to_peft_config(model, state.method)
+    write_pair(folder, config, state.tensors, base_fingerprint(model))
     return folder
 
 
@@ -102,45 +108,35 @@ def load_adapter(model: nn.Module, folder: Path | str) -> nn.Module:
     """
     if carried_by(model):
         raise AdapterError("the model carries an adapter already: `remove` it first")
-    stored = read_fitting_adapter(model, folder)
+    state = read_fitting_adapter(model, folder)
     try:
-        apply(model, stored.method)
+        put_on(model, state)
     except ValueError as error:
         raise AdapterError(f"{folder} does not fit this model: {error}") from error
-    put_tensors(model, stored.tensors)
     return model
 
 
-@torch.no_grad()
-def put_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy the tensors of an adapter, by their names in a file, to their places in a model.
-
-    A soft prompt's encoder is not stored: the tokens that it computed take its place.
-    """
-    method = model.fine_tuning_method
-    if isinstance(method, SoftPromptConfig):
-        drop_encoder(model)
-    for name, place in adapter_tensors(model, method).items():
-        place.copy_(tensors[name])
-
-
-def read_fitting_adapter(model: nn.Module, folder: Path | str) -> StoredAdapter:
+def read_fitting_adapter(model: nn.Module, folder: Path | str) -> AdapterState:
     """Read an adapter's folder, and check that it was made for a model's base.
 
     Raises:
         AdapterError: As for ``load_adapter``.
     """
     stored = read_adapter(folder)
-    base = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
-    names = [name for name in (stored.base_name, base) if name and not Path(name).exists()]
-    fingerprint = stored.header.get("base_fingerprint")
-    if fingerprint and not is_same_base(fingerprint, base_fingerprint(model)):
-        raise AdapterError(f"{folder} was trained on another base model than this one")
-    if not fingerprint and len(set(names)) > 1:
-        raise AdapterError(f"{folder} was trained on {names[0]}, and this model is {names[1]}")
-    stored = replace(stored, method=_with_exact_targets(model, stored))
-    _check_shapes(model, stored, folder)
-    return stored
+    _check_base(model, stored, folder)
+    _check_trained_modules(model, stored, folder)
+    state = replace(stored.state, method=_with_exact_targets(model, stored.state))
+    try:
+        check_fits(model, state)
+        is_alike = stored.base_fingerprint is not None or is_computed_alike(model, state.method)
+    except (ValueError, OverflowError) as error:  # the latter by sizes beyond all floats
+        raise AdapterError(f"{folder} does not fit this model: {str(error)[:160]}") from error
+    if not is_alike:
+        raise AdapterError(
+            f"{folder} uses a peft_type whose virtual tokens would stand, in PEFT, where "
+            f"{type(model).__name__} reads a text's first token: that is not read here"
+        )
+    return state
 
 
 def read_adapter(folder: Path | str) -> StoredAdapter:
@@ -149,120 +145,72 @@ def read_adapter(folder: Path | str) -> StoredAdapter:
     Raises:
         AdapterError: If the folder holds no adapter, or a damaged or foreign one.
     """
-    folder = Path(folder)
-    for name in (CONFIG_FILE, TENSORS_FILE):
-        if not (folder / name).is_file():
-            raise AdapterError(f"{folder} holds no adapter: {name} is missing")
-    try:
-        text = (folder / CONFIG_FILE).read_text(encoding="utf-8")
-        settings = json.loads(text)
-        with safe_open(folder / TENSORS_FILE, "pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (ValueError, SafetensorError, OSError) as error:
-        raise AdapterError(f"{folder} holds a damaged adapter: {error}") from error
-    if not isinstance(settings, dict):
-        raise AdapterError(f"{folder} holds a damaged configuration: {text[:40]!r} is no object")
-    version = header.get("course_utils_version", "" if OWN_KEY in settings else FORMAT_VERSION)
-    if version != FORMAT_VERSION:
-        raise AdapterError(f"{folder} has version {version!r}; this course reads {FORMAT_VERSION}")
-    if header.get("config_sha256", _sha256(text)) != _sha256(text):
-        raise AdapterError(f"{folder} holds a damaged adapter: {CONFIG_FILE} was changed since")
+    folder = _path(folder)
+    pair, file, rank = read_pair(folder), folder / CONFIG_FILE, None
+    if OWN_KEY not in pair.config:
+        method = from_peft_config(pair.config, file)
+    elif pair.version:
+        method, rank = from_own_config(pair.config, file)
+    else:
+        refuse_version(folder, pair.version)
     return StoredAdapter(
-        method=method_from(settings, folder),
-        tensors=tensors,
-        header=header,
-        base_name=settings.get("base_model_name_or_path") or "",
+        state=AdapterState(method=method, tensors=pair.tensors, rank_in_use=rank),
+        base_fingerprint=pair.base_fingerprint,
+        base_name=pair.config.get("base_model_name_or_path") or "",
+        trained_modules=tuple(pair.config.get("modules_to_save") or ()),
     )
 
 
-def method_of(model: nn.Module) -> AdapterMethod:
-    """Return the configuration of the adapter that a model carries.
-
-    Raises:
-        AdapterError: If it carries none.
-    """
-    method = getattr(model, "fine_tuning_method", None)
-    if not isinstance(method, AdapterMethod) or not carried_by(model):
-        raise AdapterError(f"{type(model).__name__} carries no adapter: `apply` a method first")
-    return method
+def _path(folder: Path | str) -> Path:
+    if not isinstance(folder, Path | str):
+        raise AdapterError(f"folder={shown(folder)} must be a path")
+    return Path(folder)
 
 
-def adapter_tensors(model: nn.Module, method: AdapterMethod) -> dict[str, Tensor]:
-    """Return the tensors of a model's adapter, and of its head, by their names in a file."""
-    if isinstance(method, SoftPromptConfig):
-        return {PROMPT: model.soft_prompt.encoder()} | head_tensors(model, PROMPT_PREFIX)
-    layers = adapted_layers(model).items()
-    if stacked := [name for name, layer in layers if len(getattr(layer, "adapters", ())) > 1]:
-        raise AdapterError(f"{stacked[0]} has several adapters: save each before they are stacked")
-    tensors = {
-        f"{PREFIX}{name}.{theirs}": layer.get_parameter(ours)
-        for name, layer in layers
-        for ours, theirs in method.saved.items()
-    }
-    return tensors | head_tensors(model)
+def _check_base(model: nn.Module, stored: StoredAdapter, folder: Path | str) -> None:
+    """Compare a model with an adapter's base: by samples of the weights, or else by name."""
+    if stored.base_fingerprint is not None:
+        try:
+            is_same = is_same_base(stored.base_fingerprint, base_fingerprint(model))
+        except ValueError as error:
+            raise AdapterError(f"{folder} holds a damaged adapter: {error}") from error
+        if not is_same:
+            raise AdapterError(f"{folder} was trained on another base model than this one")
+        return
+    base = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
+    names = [name for name in (stored.base_name, base) if name and not is_here(name)]
+    if len(set(names)) > 1:
+        theirs, ours = map(shown, names)
+        raise AdapterError(f"{folder} was trained on {theirs}, and this model is {ours}")
 
 
-def head_tensors(model: nn.Module, prefix: str = PREFIX) -> dict[str, Tensor]:
-    """Return the parameters of a classifier's heads, by their names in a file."""
-    return {
-        f"{prefix}{head}.{name}": parameter
-        for head in classifier_heads(model)
-        for name, parameter in model.get_submodule(head).named_parameters()
-    }
+def _check_trained_modules(model: nn.Module, stored: StoredAdapter, folder: Path | str) -> None:
+    """Refuse modules that PEFT has trained whole, other than a classifier's heads."""
+    heads = tuple(classifier_heads(model))
+    for end in stored.trained_modules:
+        for name, _ in model.named_modules():
+            # PEFT compares so, without regard to where a part of a name begins.
+            if name.endswith(end) and not f"{name}.".startswith(tuple(f"{h}." for h in heads)):
+                raise AdapterError(
+                    f"{folder} uses modules_to_save={shown(list(stored.trained_modules))}, of "
+                    f"which {name} is no classifier's head and is not read here"
+                )
 
 
-def _with_exact_targets(model: nn.Module, stored: StoredAdapter) -> AdapterMethod:
+def _with_exact_targets(model: nn.Module, state: AdapterState) -> AdapterMethod:
     """Return the configuration with the layers that the file has tensors of.
 
     PEFT may have chosen them by a pattern, or left some out; the tensors say what it came to.
     """
-    if not hasattr(stored.method, "target_modules"):
-        return stored.method
-    suffix = next(iter(stored.method.saved.values()))
-    ends = f".{suffix}"
-    found = {
-        key.removeprefix(PREFIX).removesuffix(ends) for key in stored.tensors if key.endswith(ends)
-    }
+    method = state.method
+    if not hasattr(method, "target_modules"):
+        return method
+    ends = "|".join(re.escape(name) for name in method.saved.values())
+    keys = [re.fullmatch(rf"(.+)\.({ends}|lora_.+)", key) for key in state.tensors]
+    found = {match[1].removeprefix(PREFIX) for match in keys if match}
     try:
-        meant = set(find_linear(model, stored.method.target_modules))
+        meant = set(find_linear(model, method.target_modules))
     except ValueError:
         meant = set()
     is_exact = found == meant or not found
-    return (
-        stored.method if is_exact else replace(stored.method, target_modules=tuple(sorted(found)))
-    )
-
-
-def _check_shapes(model: nn.Module, stored: StoredAdapter, folder: Path | str) -> None:
-    """Compare an adapter's tensors with those that its configuration makes of the model."""
-    try:
-        expected = _expected_shapes(model, stored.method)
-    except ValueError as error:
-        raise AdapterError(f"{folder} does not fit this model: {error}") from error
-    found = {name: tuple(tensor.shape) for name, tensor in stored.tensors.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise AdapterError(
-                f"{folder} does not fit this model: {name} is {found.get(name, 'missing')} "
-                f"and should be {expected.get(name, 'absent')}"
-            )
-
-
-def _expected_shapes(model: nn.Module, method: AdapterMethod) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor that an adapter of this model has in a file."""
-    if isinstance(method, SoftPromptConfig):
-        expected = {PROMPT: (method.num_virtual_tokens, method.token_width(model))}
-        heads = head_tensors(model, PROMPT_PREFIX)
-    else:
-        expected = {
-            f"{PREFIX}{name}.{method.saved[ours]}": shape
-            for name, layer in method.layers_in(model).items()
-            for ours, shape in method.tensor_shapes(*reversed(shape_of(layer))).items()
-        }
-        heads = head_tensors(model)
-    return expected | {name: tuple(tensor.shape) for name, tensor in heads.items()}
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return method if is_exact else replace(method, target_modules=tuple(sorted(found)))

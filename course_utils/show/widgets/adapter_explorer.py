@@ -12,6 +12,7 @@ from course_utils.methods import LoRAConfig
 from course_utils.methods.bottleneck import ACTIVATIONS, PLACEMENTS
 from course_utils.show.palette import GRID, INK, MUTED, method_style
 from course_utils.show.widgets.base import Explorer
+from course_utils.validation import check_choice, check_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,11 +50,9 @@ class AdapterAnatomy:
 
     def __post_init__(self) -> None:
         for name, known in (("placement", PLACEMENTS), ("activation", ACTIVATIONS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {list(known)}")
-        factor, d = self.reduction_factor, self.architecture.d_model
-        if not 1 <= factor <= d:
-            raise ValueError(f"reduction_factor={factor} must be in 1..d_model (got d_model={d})")
+            check_choice(name, getattr(self, name), known)
+        d_model = self.architecture.d_model
+        check_count("reduction_factor", self.reduction_factor, at_most=d_model)
 
     @property
     def bottleneck_size(self) -> int:
@@ -292,15 +291,22 @@ def _draw_adapter(ax: "Axes", one: AdapterAnatomy) -> None:
             size=8.5,
             linespacing=1.4,
         )
+    _draw_activation(ax, one.activation, y, y - wide - 1.2)
+
+
+def _draw_activation(ax: "Axes", activation: str, y: float, below: float) -> None:
+    """Draw what stands between the two projections, as the curve that it is."""
+    from matplotlib.patches import Rectangle
+
     ax.add_patch(Rectangle((26, y - 5), 10, 10, zorder=2, facecolor="white", edgecolor=MUTED))
     ax.plot([27, 35], [y, y], [31, 31], [y - 4, y + 4], color=GRID, linewidth=1, zorder=2)
     x = torch.linspace(-3, 3, 61)
-    value = ACTIVATIONS[one.activation](x)
+    value = ACTIVATIONS[activation](x)
     ax.plot(31 + x * 1.4, y + value * 1.4, color=INK, linewidth=1.6, zorder=3)
     ax.text(
         31,
-        y - wide - 1.2,
-        f"{one.activation}\nno weights",
+        below,
+        f"{activation}\nno weights",
         ha="center",
         va="top",
         size=8.5,

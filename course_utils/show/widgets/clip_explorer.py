@@ -8,6 +8,7 @@ from torch import Tensor
 
 from course_utils.show.palette import ACCENT, INK, MUTED
 from course_utils.show.widgets.base import Explorer
+from course_utils.validation import check_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,8 +34,7 @@ def clipped_surrogate(
     Raises:
         ValueError: If ``clip_range`` is not above 0, or a ratio is negative.
     """
-    if not clip_range > 0:
-        raise ValueError(f"clip_range={clip_range} must be greater than 0")
+    check_number("clip_range", clip_range, above=0)
     if (ratio < 0).any():
         raise ValueError(f"ratio={ratio.min().item():g} must be at least 0")
     advantage = torch.as_tensor(advantage, dtype=ratio.dtype)

@@ -162,7 +162,6 @@ class LossMaskExplorer(Interactive):
                 family="DejaVu Sans Mono",
                 weight="bold" if token.is_special else "normal",
                 bbox={"facecolor": fill, "edgecolor": edge, "boxstyle": "round,pad=0.28"},
-                parse_math=False,
             )
         ax.set(xlim=(-1, ROW_CHARACTERS + 1), ylim=(n_rows - 0.4, -0.6))
         ax.set_axis_off()

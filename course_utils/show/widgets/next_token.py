@@ -7,6 +7,7 @@ import torch
 
 from course_utils.show.palette import ACCENT
 from course_utils.show.widgets.base import Interactive
+from course_utils.validation import check_count, check_number, check_text, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,10 +32,11 @@ def next_tokens(
         count: How many tokens.
 
     Raises:
-        ValueError: If ``temperature`` is not above 0.
+        ValueError: If ``temperature`` is not above 0, ``prompt`` is no text, or the model gives no
+            finite logits.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be greater than 0")
+    check_number("temperature", temperature, above=0)
+    check_text("prompt", prompt)
     text = (tokenizer.bos_token or "") + prompt
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
     if ids.shape[1] == 0:
@@ -42,7 +44,10 @@ def next_tokens(
     limit = getattr(model.config, "max_position_embeddings", ids.shape[1])
     with torch.no_grad():
         logits = model(input_ids=ids[:, -limit:].to(model.device)).logits[0, -1].float()
+    check_count("count", count, at_most=len(logits))
     probabilities = (logits / temperature).softmax(-1)
+    if not probabilities.isfinite().all():
+        raise ValueError(f"the model's logits after {shown(prompt)} are not finite")
     top = probabilities.topk(count)
     return [
         (tokenizer.decode([token]), probability)

@@ -19,6 +19,7 @@ from course_utils.quantization import (
 )
 from course_utils.show.palette import INK, heat_colour
 from course_utils.show.widgets.base import Explorer
+from course_utils.validation import check_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,8 +45,7 @@ def make_outliers(weight: Tensor, share: float, seed: int) -> tuple[Tensor, Tens
     Raises:
         ValueError: If ``share`` is out of range.
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"share={share} must be in 0..1")
+    check_number("share", share, at_least=0, at_most=1)
     order = torch.randperm(len(weight), generator=torch.Generator().manual_seed(seed))
     is_outlier = torch.zeros(len(weight), dtype=torch.bool)
     is_outlier[order[: round(share * len(weight))]] = True

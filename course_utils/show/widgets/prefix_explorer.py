@@ -13,6 +13,7 @@ from torch import Tensor
 from course_utils.models.structure import soft_prompt_of
 from course_utils.show.palette import ACCENT, GRID, INK
 from course_utils.show.widgets.base import Explorer
+from course_utils.validation import check_count, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,6 +78,7 @@ def attention_maps(
         ValueError: If the model carries no soft prompt or it is switched off, or a text has no
             tokens.
     """
+    check_count("max_length_tokens", max_length_tokens)
     prompt = soft_prompt_of(model)
     if prompt is None:
         raise ValueError(
@@ -116,8 +118,7 @@ class PrefixExplorer(Explorer):
             raise ValueError("texts is empty: give one text at least")
         self.maps = list(maps)
         self.n_layers, self.n_heads = self.maps[0].weights.shape[:2]
-        if not 1 <= layer <= self.n_layers:
-            raise ValueError(f"layer={layer} must be in 1..{self.n_layers}")
+        check_count("layer", layer, at_most=self.n_layers)
         texts = [(f"{k}: {_shorten(one.text)}", k - 1) for k, one in enumerate(self.maps, 1)]
         heads = [("mean of all", MEAN), *((f"{k + 1}", k) for k in range(self.n_heads))]
         self.text = ipywidgets.Dropdown(options=texts, value=0, layout={"width": "560px"})
@@ -190,7 +191,7 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Return a text's tokens with the begin token before them, as documents are trained on."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
-        raise ValueError(f"text {text!r} has no tokens: give one word at least")
+        raise ValueError(f"text {shown(text)} has no tokens: give one word at least")
     return ids if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *ids]
 
 
@@ -231,8 +232,6 @@ def _draw_map(ax: "Axes", one: AttentionMap, weights: Tensor) -> None:
     labels = [f"p{k + 1}" for k in labelled] + one.tokens
     ax.set_xticks(middles, labels, rotation=90, color=INK, size=8.5)
     ax.set_yticks([k + 0.5 for k in range(n_tokens)], one.tokens, color=INK, size=8.5)
-    for label in [*ax.get_xticklabels(), *ax.get_yticklabels()]:
-        label.set_parse_math(False)
     for label in ax.get_xticklabels()[: len(labelled)]:
         label.set(weight="bold", color=ACCENT)
     ax.set(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from course_utils.show.widgets.base import Explorer
+from course_utils.validation import check_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,9 +36,7 @@ def rebuild(change: Tensor, rank: int) -> tuple[Tensor, float]:
         ValueError: If ``change`` is no matrix of finite values, or ``rank`` is out of range.
     """
     _check(change)
-    if not 1 <= rank <= min(change.shape):
-        limit = min(change.shape)
-        raise ValueError(f"rank={rank} must be in 1..min(d_out, d_in) (got {limit})")
+    check_count("rank", rank, at_most=min(change.shape))
     return _truncate(_factorise(change), rank)
 
 

@@ -9,6 +9,7 @@ import ipywidgets
 
 from course_utils.show.palette import ACCENT, INK, MUTED
 from course_utils.show.widgets.base import Explorer
+from course_utils.validation import check_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,8 +75,7 @@ class RewardExplorer(Explorer):
     ) -> None:
         if not examples:
             raise ValueError("examples is empty: give one question with two answers at least")
-        if not scale > 0:
-            raise ValueError(f"scale={scale} must be greater than 0")
+        check_number("scale", scale, above=0)
         self.score, self.examples, self.render, self.scale = score, examples, render, scale
         names = [f"{k}: {_shorten(question)}" for k, (question, _, _) in enumerate(examples, 1)]
         options = [*zip(names, range(len(names)), strict=True), ("your own", OWN)]
@@ -184,8 +184,6 @@ class RewardExplorer(Explorer):
                 ha="left" if side > 0 else "right",
             )
         ax.set_yticks([0, 1], [_wrap(answer) for answer in answers], color=INK)
-        for label in ax.get_yticklabels():
-            label.set_parse_math(False)
         # Half a point to each side at least: two equal scores look equal.
         low, high = min(0, *self.scores), max(0, *self.scores)
         room = 0.15 * max(high - low, 1)

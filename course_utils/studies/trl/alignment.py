@@ -18,6 +18,7 @@ from course_utils.rlhf.config import PPOConfig
 from course_utils.rlhf.reward_model import RewardModel
 from course_utils.rlhf.rollout import Reward
 from course_utils.studies.trl.trainers import lora_of_peft, plain_options, quiet_trainer
+from course_utils.validation import check_choice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,8 +53,7 @@ def train_online_with_trl(
     import trl
     from datasets import Dataset
 
-    if method not in ("rloo", "grpo"):
-        raise ValueError(f"method={method!r} must be 'rloo' or 'grpo'")
+    check_choice("method", method, ("rloo", "grpo"))
 
     def score(prompts: list, completions: list, **_: object) -> list[float]:
         asked = [chat_prompt(tokenizer, prompt[-1]["content"]) for prompt in prompts]
@@ -140,35 +140,9 @@ def train_ppo_with_trl(
         ]
         trunk = classifier_on(model, model.config._name_or_path)
         critic = apply(trunk, POLICY)
-        left = _left_padding(tokenizer)
         trainer = PPOTrainer(
-            args=TheirConfig(
-                **plain_options(folder, config),
-                learning_rate=config.learning_rate,
-                # With accumulated gradients TRL would not step after every minibatch, and would
-                # average its metrics over places that it never fills.
-                per_device_train_batch_size=config.batch_size,
-                gradient_accumulation_steps=1,
-                num_mini_batches=config.batch_size // config.minibatch_size,
-                total_episodes=config.n_updates * config.batch_size,
-                num_ppo_epochs=config.n_epochs,
-                response_length=config.max_new_tokens,
-                temperature=config.temperature,
-                kl_coef=config.kl_coef,
-                gamma=config.gamma,
-                lam=config.lam,
-                cliprange=config.clip_range,
-                vf_coef=config.vf_coef,
-                cliprange_value=config.value_clip_range,
-                whiten_rewards=config.whiten_rewards,
-                missing_eos_penalty=config.missing_eos_penalty,
-                stop_token="eos",
-                num_sample_generations=0,
-                lr_scheduler_type="constant",
-                bf16=False,
-                local_rollout_forward_batch_size=config.batch_size,
-            ),
-            processing_class=left,
+            args=TheirConfig(**plain_options(folder, config), **_ppo_options(config)),
+            processing_class=_left_padding(tokenizer),
             model=model,
             ref_model=None,
             peft_config=lora_of_peft(POLICY),
@@ -181,6 +155,35 @@ def train_ppo_with_trl(
         policy = trainer.accelerator.unwrap_model(trainer.model).policy
     log = [line for line in trainer.state.log_history if "objective/kl" in line]
     return policy.eval(), log
+
+
+def _ppo_options(config: PPOConfig) -> dict[str, Any]:
+    """Return TRL's names of our settings, and what makes it do the same."""
+    return {
+        "learning_rate": config.learning_rate,
+        # With accumulated gradients TRL would not step after every minibatch, and would
+        # average its metrics over places that it never fills.
+        "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": 1,
+        "num_mini_batches": config.batch_size // config.minibatch_size,
+        "total_episodes": config.n_updates * config.batch_size,
+        "num_ppo_epochs": config.n_epochs,
+        "response_length": config.max_new_tokens,
+        "temperature": config.temperature,
+        "kl_coef": config.kl_coef,
+        "gamma": config.gamma,
+        "lam": config.lam,
+        "cliprange": config.clip_range,
+        "vf_coef": config.vf_coef,
+        "cliprange_value": config.value_clip_range,
+        "whiten_rewards": config.whiten_rewards,
+        "missing_eos_penalty": config.missing_eos_penalty,
+        "stop_token": "eos",
+        "num_sample_generations": 0,
+        "lr_scheduler_type": "constant",
+        "bf16": False,
+        "local_rollout_forward_batch_size": config.batch_size,
+    }
 
 
 class ScoreBeforeEnd(nn.Module):

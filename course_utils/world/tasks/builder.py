@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from course_utils.files import write_text
+from course_utils.validation import check_choice
 from course_utils.world.tasks import (
     dialect,
     instructions,
@@ -42,8 +44,7 @@ def build_task(name: str, seed: int = 0) -> Rows:
     Raises:
         ValueError: If there is no such task set.
     """
-    if name not in _BUILDERS:
-        raise ValueError(f"task {name!r} must be one of {', '.join(_BUILDERS)}")
+    check_choice("task", name, _BUILDERS)
     return _BUILDERS[name](seed)
 
 
@@ -53,4 +54,4 @@ def write_tasks(folder: Path, seed: int = 0) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
         for split, rows in build_task(name, seed).items():
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            (folder / name / f"{split}.jsonl").write_text(text, encoding="utf-8")
+            write_text(folder / name / f"{split}.jsonl", text)

@@ -30,11 +30,6 @@ def build(seed: int) -> dict[str, list[dict]]:
     return splits
 
 
-def type_names() -> tuple[str, ...]:
-    """Return the types of request."""
-    return tuple(_MAKERS)
-
-
 def _rows(split: str, per_type: int, seed: int, seen: set[tuple[str, str]]) -> list[dict]:
     narrator = Narrator(build_country(), Random(f"instructions-{split}-{seed}"))
     phrasing = "unseen" if split == "test_unseen" else "seen"

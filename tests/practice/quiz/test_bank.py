@@ -1,5 +1,6 @@
 """The bank reads what the schema allows, names what it does not, and the shipped one is whole."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ FLASH = {"id": "00-flash", "type": "flash", "answer": "Enough.", **COMMON, "topi
 
 
 def write(folder, *entries, name="00.yaml"):
-    (folder / name).write_text(yaml.safe_dump(list(entries)))
+    (folder / name).write_text(yaml.safe_dump(json.loads(json.dumps(entries))))
     return folder
 
 
@@ -114,7 +115,10 @@ def test_faults_of_all_files_are_told_at_once(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("text", ["", "- id: [", "just words"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "- id: [", "just words", "- id: 00-a\n  id: 00-b", "- answer: .nan", "- tolerance: .inf"],
+)
 def test_a_file_that_is_no_list_of_questions_is_named(tmp_path, text):
     (tmp_path / "00.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"^00\.yaml"):

@@ -84,8 +84,8 @@ def test_norms_stand_where_the_model_has_them():
     [
         ({"placement": "both"}, "placement='both' must be one of"),
         ({"activation": "sine"}, "activation='sine' must be one of"),
-        ({"reduction_factor": 0}, r"reduction_factor=0 must be in 1..d_model \(got d_model=4096\)"),
-        ({"reduction_factor": 4097}, "reduction_factor=4097 must be in 1..d_model"),
+        ({"reduction_factor": 0}, "reduction_factor=0 must be in 1..4096"),
+        ({"reduction_factor": 4097}, "reduction_factor=4097 must be in 1..4096"),
     ],
 )
 def test_choices_out_of_range_are_refused(change, message):

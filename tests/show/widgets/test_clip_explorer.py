@@ -62,7 +62,7 @@ def test_never_above_either_term_and_unclipped_at_once_for_a_wide_range():
 
 
 def test_inputs_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="clip_range=0 must be greater than 0"):
+    with pytest.raises(ValueError, match="clip_range=0 must be above 0"):
         clipped_surrogate(torch.ones(2), 1.0, 0)
     with pytest.raises(ValueError, match=r"ratio=-0.5 must be at least 0"):
         clipped_surrogate(torch.tensor([1.0, -0.5]), 1.0, 0.2)

@@ -17,7 +17,7 @@ def test_temperature_sharpens_and_flattens(model, tokenizer):
         next_tokens(model, tokenizer, "Once,", temperature=t)[0][1] for t in (0.3, 1.0, 2.0)
     )
     assert cold > warm > hot
-    with pytest.raises(ValueError, match="temperature=0 must be greater than 0"):
+    with pytest.raises(ValueError, match="temperature=0 must be above 0"):
         next_tokens(model, tokenizer, "Once,", temperature=0)
 
 

@@ -5,7 +5,7 @@ import torch
 from matplotlib.pyplot import close
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from course_utils.methods import apply, remove
+from course_utils.methods import adapter_disabled, apply, remove
 from course_utils.methods.prefix_tuning import PrefixTuningConfig
 from course_utils.methods.prompt_tuning import PromptTuningConfig
 from course_utils.show.widgets import AttentionMap, attention_maps, prefix_explorer
@@ -117,7 +117,7 @@ def test_what_cannot_be_shown_is_refused(tiny_tokenizer):
     for layer in (0, 4):
         with pytest.raises(ValueError, match=f"layer={layer} must be in 1..3"):
             prefix_explorer(model, tiny_tokenizer, TEXTS, layer=layer)
-    with model.soft_prompt.switched_off(), pytest.raises(ValueError, match="switched off"):
+    with adapter_disabled(model), pytest.raises(ValueError, match="switched off"):
         attention_maps(model, tiny_tokenizer, TEXTS)
     remove(model)
     with pytest.raises(ValueError, match="LlamaForCausalLM carries no soft prompt"):

@@ -57,7 +57,7 @@ def test_a_change_that_is_none_is_kept_too():
 
 @pytest.mark.parametrize("rank", [0, 4, -1])
 def test_a_rank_out_of_range_is_refused(rank):
-    with pytest.raises(ValueError, match=f"rank={rank} must be in 1..min"):
+    with pytest.raises(ValueError, match=f"rank={rank} must be in 1.."):
         rebuild(normal(3, 5), rank)
 
 

@@ -39,7 +39,7 @@ def test_words_give_scores_difference_and_chance():
 def test_scores_that_were_divided_are_multiplied_under_the_sigmoid():
     explorer = reward_explorer(by_length, PAIRS, scale=4.0)
     assert "sigmoid(4.00 x 0.25), which is 73.1%" in repr(explorer)
-    with pytest.raises(ValueError, match="scale=0 must be greater than 0"):
+    with pytest.raises(ValueError, match="scale=0 must be above 0"):
         reward_explorer(by_length, PAIRS, scale=0)
 
 

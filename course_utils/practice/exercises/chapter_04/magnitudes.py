@@ -6,7 +6,12 @@ import torch
 from torch import Tensor
 
 from course_utils.practice.exercises.check import Check, Wrong
-from course_utils.practice.exercises.compare import expect_close, expect_tensor, is_near_tensor
+from course_utils.practice.exercises.compare import (
+    Slips,
+    expect_close,
+    expect_tensor,
+    is_near_tensor,
+)
 from course_utils.practice.exercises.material import draw, draw_layer, linear_shapes
 
 
@@ -93,50 +98,58 @@ def _verify_decompose(changes: Callable[[Tensor, Tensor], tuple[float, float]]) 
     numbers, swapped = torch.as_tensor(found), torch.tensor([direction, magnitude])
     if is_near_tensor(numbers, swapped, rel=1e-3):
         raise Wrong("the two are right but swapped: magnitude first, direction second")
-    columns = _changes(before.T, after.T)
-    signed = (after.norm(dim=1) - before.norm(dim=1)).mean().item()
     expect_close(
         found[0],
         magnitude,
         what="the change of magnitude",
         rel=1e-3,
-        slips=(
-            *(
-                (
-                    wrong,
-                    "some rows grow and others shrink, and in your mean the two cancel: take the "
-                    "absolute value of each row first",
-                )
-                for wrong in (signed, -signed)
-            ),
-            (
-                (after - before).norm(dim=1).mean().item(),
-                "that is the length of the change, which "
-                "a mere rotation has too; asked is the change of the length",
-            ),
-            (
-                columns[0],
-                "those are the norms of the columns; a row holds the weights of one output",
-            ),
-        ),
+        slips=_magnitude_slips(before, after),
     )
     expect_close(
         found[1],
         direction,
         what="the change of direction",
         rel=1e-3,
-        slips=(
+        slips=_direction_slips(before, after),
+    )
+
+
+def _magnitude_slips(before: Tensor, after: Tensor) -> Slips:
+    columns = _changes(before.T, after.T)
+    signed = (after.norm(dim=1) - before.norm(dim=1)).mean().item()
+    return (
+        *(
             (
-                1 - direction,
-                "that is the mean cosine, which is 1 where nothing has turned; asked "
-                "is one minus it",
-            ),
-            (-direction, "one minus the cosine, not the cosine minus one"),
-            (columns[1], "those are the cosines of the columns; take them row by row"),
-            (
-                1 - (before * after).sum(dim=1).mean().item(),
-                "a dot product is a cosine only after both rows are divided by their norms",
-            ),
+                wrong,
+                "some rows grow and others shrink, and in your mean the two cancel: take the "
+                "absolute value of each row first",
+            )
+            for wrong in (signed, -signed)
+        ),
+        (
+            (after - before).norm(dim=1).mean().item(),
+            "that is the length of the change, which "
+            "a mere rotation has too; asked is the change of the length",
+        ),
+        (
+            columns[0],
+            "those are the norms of the columns; a row holds the weights of one output",
+        ),
+    )
+
+
+def _direction_slips(before: Tensor, after: Tensor) -> Slips:
+    direction, columns = _changes(before, after)[1], _changes(before.T, after.T)
+    return (
+        (
+            1 - direction,
+            "that is the mean cosine, which is 1 where nothing has turned; asked is one minus it",
+        ),
+        (-direction, "one minus the cosine, not the cosine minus one"),
+        (columns[1], "those are the cosines of the columns; take them row by row"),
+        (
+            1 - (before * after).sum(dim=1).mean().item(),
+            "a dot product is a cosine only after both rows are divided by their norms",
         ),
     )
 

@@ -83,10 +83,27 @@ def _output_slips(
     before, after = _scores(q, prefix_keys), _scores(q, keys)
     a = _share(before, after)
     content, prefix = after.softmax(0) @ values, before.softmax(0) @ prefix_values
-    uniform = prefix_values.mean(0)
     larger = q * math.sqrt(len(q))
     unscaled = _mixture(larger, keys, values, prefix_keys, prefix_values)[1]
     parts = (keys @ q).softmax(0) @ values, (prefix_keys @ q).softmax(0) @ prefix_values
+    root_is_left_out = "a is right, but here the scores are not divided by the root of d"
+    return (
+        *_share_of_output_slips(a, content, prefix),
+        (unscaled, root_is_left_out),
+        ((1 - a) * parts[0] + a * parts[1], root_is_left_out),
+        (
+            (1 - a) * content + a * prefix_values.mean(0),
+            "the prefix's values are averaged; they, too, have the "
+            "weights of a softmax over their scores",
+        ),
+        (
+            (1 - a) * content + a * prefix_values.sum(0),
+            "the prefix's values are added up without weights",
+        ),
+    )
+
+
+def _share_of_output_slips(a: Tensor, content: Tensor, prefix: Tensor) -> Slips:
     return (
         (a * content + (1 - a) * prefix, "the shares are swapped: a goes to the prefix"),
         (
@@ -106,19 +123,6 @@ def _output_slips(
         ((1 - a) * content, "the prefix's own values are missing"),
         (content, "that is the attention without a prefix"),
         (prefix, "that is the attention on the prefix alone"),
-        *(
-            (wrong, "a is right, but here the scores are not divided by the root of d")
-            for wrong in (unscaled, (1 - a) * parts[0] + a * parts[1])
-        ),
-        (
-            (1 - a) * content + a * uniform,
-            "the prefix's values are averaged; they, too, have the "
-            "weights of a softmax over their scores",
-        ),
-        (
-            (1 - a) * content + a * prefix_values.sum(0),
-            "the prefix's values are added up without weights",
-        ),
         (
             (1 - a) ** 2 * content + a**2 * prefix,
             "the shares are in twice: weights from the one softmax hold them already",

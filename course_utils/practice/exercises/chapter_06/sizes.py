@@ -160,7 +160,6 @@ def _verify_cache(cache: Callable[[Config, int, int, int], Sequence[int]]) -> No
 
 def _cache_slips(config: Config, n: int, batch: int, n_bytes: int, name: str) -> Slips:
     right, _ = _cache(config, n, batch, n_bytes)
-    inputs = n * config.hidden_size * n_bytes
     slips = [
         (
             right // batch,
@@ -186,27 +185,28 @@ def _cache_slips(config: Config, n: int, batch: int, n_bytes: int, name: str) ->
             )
         )
     if name == "the soft prompt":
-        sentence = (
-            "the soft prompt: that is its vectors at the input; every layer makes keys and values "
-            "of each of them, as it does of a token"
-        )
-        slips += [(inputs, sentence), (inputs * batch, sentence), (inputs // n_bytes, sentence)]
-        slips.append(
-            (
-                0,
-                "the soft prompt: its tokens pass through every layer like the text's, "
-                "and their keys and values are kept as well",
-            )
-        )
-    else:
-        slips.append(
-            (
-                0,
-                "the prefix: its keys and values stand in the cache before the text "
-                "comes, and take their room there",
-            )
-        )
-    return slips
+        return [*slips, *_input_slips(n * config.hidden_size, batch, n_bytes)]
+    sentence = (
+        "the prefix: its keys and values stand in the cache before the text "
+        "comes, and take their room there"
+    )
+    return [*slips, (0, sentence)]
+
+
+def _input_slips(n_numbers: int, batch: int, n_bytes: int) -> Slips:
+    sentence = (
+        "the soft prompt: that is its vectors at the input; every layer makes keys and values "
+        "of each of them, as it does of a token"
+    )
+    sizes = (n_numbers * n_bytes, n_numbers * n_bytes * batch, n_numbers)
+    return [
+        *((size, sentence) for size in sizes),
+        (
+            0,
+            "the soft prompt: its tokens pass through every layer like the text's, "
+            "and their keys and values are kept as well",
+        ),
+    ]
 
 
 def _cache(config: Config, n: int, batch: int, bytes_per_number: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from course_utils.practice.exercises.check import Check, Wrong
-from course_utils.practice.exercises.compare import expect_equal, reject_slips
+from course_utils.practice.exercises.compare import Slips, expect_equal, reject_slips
 
 # Begin, user, question, end, assistant; then the answer and its end, with no token twice but 2.
 _CHAT = ([1, 5, 40, 41, 2, 6, 50, 51, 52, 2], 6)
@@ -41,49 +41,53 @@ def _verify_mask(mask_the_prompt: Callable[[list[int], int], Sequence[int]]) -> 
                 f"there must be one label for each of the {len(ids)} tokens: the prompt is read, "
                 "only its labels are set to -100"
             )
-        slips = (
-            (ids, "nothing is masked: the model is trained to write the prompt as well"),
-            (
-                ids[:n] + [-100] * (len(ids) - n),
-                "the answer is masked and the prompt is learned: it is the other way round",
-            ),
-            (
-                [*expected[:-1], -100],
-                "the end token is masked, too; it belongs to the answer, and "
-                "a model that never learns it never stops",
-            ),
-            (
-                [-100] * (n + 1) + ids[n + 1 :],
-                "the answer's first token is masked: it is written, "
-                "like the others, and the prompt's last token is what predicts it",
-            ),
-            (
-                [-100] * (n - 1) + ids[n - 1 :],
-                "the prompt's last token is a target: there are n "
-                "tokens in the prompt, at positions 0 to n - 1",
-            ),
-            *(
-                (
-                    shifted,
-                    "the labels are shifted by one; each stands at its own token's place, and "
-                    "the loss shifts them",
-                )
-                for shifted in _shifts(ids, n)
-            ),
-            *(
-                (
-                    _filled(expected, value),
-                    f"{value} stands where nothing is to be learned; what "
-                    "cross_entropy leaves out is -100 and nothing else",
-                )
-                for value in (0, -1, 2, 100)
-            ),
-            (
-                [int(label != -100) for label in expected],
-                "that is the mask, of 0 and 1; labels are token ids, and -100 where the mask is 0",
-            ),
+        expect_equal(
+            labels, expected, what=f"for ids {ids} and a prompt of {n}", slips=_mask_slips(ids, n)
         )
-        expect_equal(labels, expected, what=f"for ids {ids} and a prompt of {n}", slips=slips)
+
+
+_SHIFTED = (
+    "the labels are shifted by one; each stands at its own token's place, and the loss shifts them"
+)
+
+
+def _mask_slips(ids: list[int], n: int) -> Slips:
+    expected = [-100] * n + ids[n:]
+    return (
+        (ids, "nothing is masked: the model is trained to write the prompt as well"),
+        (
+            ids[:n] + [-100] * (len(ids) - n),
+            "the answer is masked and the prompt is learned: it is the other way round",
+        ),
+        (
+            [*expected[:-1], -100],
+            "the end token is masked, too; it belongs to the answer, and "
+            "a model that never learns it never stops",
+        ),
+        (
+            [-100] * (n + 1) + ids[n + 1 :],
+            "the answer's first token is masked: it is written, "
+            "like the others, and the prompt's last token is what predicts it",
+        ),
+        (
+            [-100] * (n - 1) + ids[n - 1 :],
+            "the prompt's last token is a target: there are n "
+            "tokens in the prompt, at positions 0 to n - 1",
+        ),
+        *((shifted, _SHIFTED) for shifted in _shifts(ids, n)),
+        *(
+            (
+                _filled(expected, value),
+                f"{value} stands where nothing is to be learned; what "
+                "cross_entropy leaves out is -100 and nothing else",
+            )
+            for value in (0, -1, 2, 100)
+        ),
+        (
+            [int(label != -100) for label in expected],
+            "that is the mask, of 0 and 1; labels are token ids, and -100 where the mask is 0",
+        ),
+    )
 
 
 def _shifts(ids: list[int], n: int) -> tuple[list[int], ...]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from course_utils.practice.exercises.check import Check, Wrong
-from course_utils.practice.exercises.compare import expect_close
+from course_utils.practice.exercises.compare import Slips, expect_close
 
 Pair = Callable[[Tensor, Tensor, Tensor], Sequence[float] | Tensor]
 
@@ -34,44 +34,47 @@ def _verify_win(odds: Pair) -> None:
 
 
 def _expect_win(found: object, a: float, b: float, p: float) -> None:
-    d = a - b
-    win = _sigmoid(d)
     expect_close(
         found,
-        win,
+        _sigmoid(a - b),
         what=f"the probability for scores of {a:g} and {b:g}",
-        slips=(
-            (1 - win, "that is the probability that b is the better one: the difference is a - b"),
+        slips=_win_slips(a, b, p),
+    )
+
+
+def _win_slips(a: float, b: float, p: float) -> Slips:
+    d = a - b
+    win = _sigmoid(d)
+    return (
+        (1 - win, "that is the probability that b is the better one: the difference is a - b"),
+        (
+            a / (a + b),
+            "a ratio needs strengths above 0, and a score can be negative: a "
+            "score is the logarithm of a strength",
+        ),
+        (math.log(p / (1 - p)), "that is the difference for p; return the probability first"),
+        (d, "that is the difference itself; a sigmoid makes a probability of it"),
+        (float(a > b), "that only tells who leads: a lead of 0.1 is no certainty"),
+        *(
             (
-                a / (a + b),
-                "a ratio needs strengths above 0, and a score can be negative: a "
-                "score is the logarithm of a strength",
-            ),
-            (math.log(p / (1 - p)), "that is the difference for p; return the probability first"),
-            (d, "that is the difference itself; a sigmoid makes a probability of it"),
-            (float(a > b), "that only tells who leads: a lead of 0.1 is no certainty"),
-            *(
-                (
-                    1 / (1 + base**-d),
-                    "another base: the scores of this loss are natural "
-                    "logarithms, so it is e^(-difference)",
-                )
-                for base in (2, 10, 10 ** (1 / 400))
-            ),
-            (1 / (1 + math.exp(-a)), "b is left out: a score alone means nothing"),
-            (
-                math.exp(a) / (1 + math.exp(a) + math.exp(b)),
-                "that is a softmax with a third answer of score 0; there are two",
-            ),
-            (
-                _sigmoid(a) / (_sigmoid(a) + _sigmoid(b)),
-                "the sigmoid is taken of each score; take it of their difference",
-            ),
-            (
-                0.5 * (1 + math.erf(d / math.sqrt(2))),
-                "that is the normal distribution; "
-                "Bradley and Terry have the logistic one, the sigmoid",
-            ),
+                1 / (1 + base**-d),
+                "another base: the scores of this loss are natural "
+                "logarithms, so it is e^(-difference)",
+            )
+            for base in (2, 10, 10 ** (1 / 400))
+        ),
+        (1 / (1 + math.exp(-a)), "b is left out: a score alone means nothing"),
+        (
+            math.exp(a) / (1 + math.exp(a) + math.exp(b)),
+            "that is a softmax with a third answer of score 0; there are two",
+        ),
+        (
+            _sigmoid(a) / (_sigmoid(a) + _sigmoid(b)),
+            "the sigmoid is taken of each score; take it of their difference",
+        ),
+        (
+            0.5 * (1 + math.erf(d / math.sqrt(2))),
+            "that is the normal distribution; Bradley and Terry have the logistic one, the sigmoid",
         ),
     )
 
@@ -190,45 +193,50 @@ def _expect_measured(found: object, measured: float, a: float, q: float) -> None
 
 def _expect_soft_loss(found: object, measured: float, q: float, d: float) -> None:
     hard, flipped = (-math.log(_sigmoid(x)) for x in (d, -d))
-    win = _sigmoid(d)
     expect_close(
         found,
         (1 - q) * hard + q * flipped,
         what=f"the loss at a difference of {d:g}",
-        slips=(
-            (
-                hard,
-                "that trusts the label fully, a target of 1; it is right with probability 1 - q",
-            ),
-            (
-                q * hard + (1 - q) * flipped,
-                "the two are swapped: the label as it stands has the weight 1 - q",
-            ),
-            (
-                (1 - q) * hard,
-                "that only makes the loss smaller; the other order has to count with the weight q",
-            ),
-            (
-                (1 - q / 2) * hard + q / 2 * flipped,
-                "the target is 1 - q, not 1 - q/2: q is "
-                "how often a label is flipped, not how often it is drawn at random",
-            ),
-            (
-                -math.log((1 - q) * win + q * (1 - win)),
-                "the two probabilities are mixed inside "
-                "the logarithm; a soft target mixes the two losses",
-            ),
-            (
-                ((1 - q) * hard - q * flipped) / (1 - 2 * q),
-                "that is the unbiased estimate of "
-                "the loss without noise, another remedy; a soft target adds both with weights "
-                "1 - q and q",
-            ),
-            (-(1 - q) * hard - q * flipped, "the minus of the logarithm is missing"),
-            (
-                measured * hard + (1 - measured) * flipped,
-                "the accuracy has no place in the target: it is the label that is flipped",
-            ),
+        slips=_soft_loss_slips(measured, q, d),
+    )
+
+
+def _soft_loss_slips(measured: float, q: float, d: float) -> Slips:
+    hard, flipped = (-math.log(_sigmoid(x)) for x in (d, -d))
+    win = _sigmoid(d)
+    return (
+        (
+            hard,
+            "that trusts the label fully, a target of 1; it is right with probability 1 - q",
+        ),
+        (
+            q * hard + (1 - q) * flipped,
+            "the two are swapped: the label as it stands has the weight 1 - q",
+        ),
+        (
+            (1 - q) * hard,
+            "that only makes the loss smaller; the other order has to count with the weight q",
+        ),
+        (
+            (1 - q / 2) * hard + q / 2 * flipped,
+            "the target is 1 - q, not 1 - q/2: q is "
+            "how often a label is flipped, not how often it is drawn at random",
+        ),
+        (
+            -math.log((1 - q) * win + q * (1 - win)),
+            "the two probabilities are mixed inside "
+            "the logarithm; a soft target mixes the two losses",
+        ),
+        (
+            ((1 - q) * hard - q * flipped) / (1 - 2 * q),
+            "that is the unbiased estimate of "
+            "the loss without noise, another remedy; a soft target adds both with weights "
+            "1 - q and q",
+        ),
+        (-(1 - q) * hard - q * flipped, "the minus of the logarithm is missing"),
+        (
+            measured * hard + (1 - measured) * flipped,
+            "the accuracy has no place in the target: it is the label that is flipped",
         ),
     )
 

@@ -59,8 +59,6 @@ def _slips(p: Tensor, y: Tensor, n_bins: int) -> list[tuple[float, str]]:
     full, middle = bins.count > 0, (torch.arange(n_bins) + 0.5) / n_bins
     share, said, seen = bins.count[full] / len(p), bins.predicted[full], bins.observed[full]
     gaps, n_empty, everyone = (seen - said).abs(), (~full).sum(), y.mean()
-    is_right = ((p > 0.5) == y.bool()).float()
-    sure = torch.maximum(p, 1 - p)
     alike = "each bin counts the same in yours; weight it by its share of the predictions"
     empty = "an empty bin is counted as an error: nobody predicted anything there"
     return [
@@ -89,22 +87,26 @@ def _slips(p: Tensor, y: Tensor, n_bins: int) -> list[tuple[float, str]]:
                 "you take the middle of a bin for what "
                 "was predicted; take the mean probability in it",
             ),
+            *_other_measures(p, y, n_bins),
             (gaps.max(), "that is the largest gap, the maximum calibration error"),
             ((share * gaps.square()).sum(), "the gaps are squared; take their absolute values"),
-            ((p - y).square().mean(), "that is the Brier score, which also punishes honest doubt"),
-            (
-                (p - y).abs().mean(),
-                "that compares single predictions with single outcomes; a "
-                "probability can only be checked against a share",
-            ),
-            *(
-                (
-                    expected_calibration_error(said, is_right, n_bins),
-                    "you count right decisions at 0.5; count how often the outcome was 1",
-                )
-                for said in (p, sure)
-            ),
         )
+    ]
+
+
+def _other_measures(p: Tensor, y: Tensor, n_bins: int) -> list[tuple[Tensor | float, str]]:
+    """Return what is no error of bins, or of bins of something else."""
+    is_right = ((p > 0.5) == y.bool()).float()
+    decisions = "you count right decisions at 0.5; count how often the outcome was 1"
+    return [
+        ((p - y).square().mean(), "that is the Brier score, which also punishes honest doubt"),
+        (
+            (p - y).abs().mean(),
+            "that compares single predictions with single outcomes; a "
+            "probability can only be checked against a share",
+        ),
+        (expected_calibration_error(p, is_right, n_bins), decisions),
+        (expected_calibration_error(torch.maximum(p, 1 - p), is_right, n_bins), decisions),
     ]
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from course_utils.practice.exercises.check import Check, Wrong
-from course_utils.practice.exercises.compare import expect_close
+from course_utils.practice.exercises.compare import Slips, expect_close
 from course_utils.practice.exercises.material import draw
 from course_utils.rlhf.losses import bradley_terry_loss
 from course_utils.rlhf.masks import last_token_index
@@ -23,51 +23,52 @@ def _verify_loss(loss: Loss) -> None:
         value = loss(chosen.clone(), rejected.clone())
         if isinstance(value, Tensor) and value.numel() == n:
             raise Wrong("that is a loss for each pair; return their mean, one number")
-        d = chosen - rejected
         expected = bradley_terry_loss(chosen, rejected).item()
         expect_close(
             value,
             expected,
             what="the loss",
-            slips=(
-                (n * expected, "that is the sum over pairs; the mean does not grow with the batch"),
-                (
-                    bradley_terry_loss(rejected, chosen).item(),
-                    "the scores are swapped: this loss "
-                    "falls when the rejected answer scores higher",
-                ),
-                (
-                    -expected,
-                    "that is the mean log-probability, which is to be made large; a loss "
-                    "has the minus",
-                ),
-                (
-                    -d.mean().item(),
-                    "the sigmoid is missing: minus the difference has no lower end, "
-                    "and pairs that are already right go on pulling",
-                ),
-                *(
-                    (
-                        wrong.mean().item(),
-                        "the logarithm is missing: a probability alone has hardly "
-                        "a gradient where the model is badly wrong",
-                    )
-                    for wrong in (d.sigmoid(), -d.sigmoid(), (-d).sigmoid())
-                ),
-                (
-                    -logsigmoid(d.mean()).item(),
-                    "that is the loss of the mean difference; take each "
-                    "pair's loss first, then the mean",
-                ),
-                (
-                    -(logsigmoid(chosen) + logsigmoid(-rejected)).mean().item(),
-                    "each score is "
-                    "judged on its own: only the difference within a pair means anything",
-                ),
-            ),
+            slips=_loss_slips(chosen, rejected),
         )
     for difference in (-1000.0, 1000.0):
         _verify_extreme(loss, difference)
+
+
+def _loss_slips(chosen: Tensor, rejected: Tensor) -> Slips:
+    n, d = len(chosen), chosen - rejected
+    expected = bradley_terry_loss(chosen, rejected).item()
+    return (
+        (n * expected, "that is the sum over pairs; the mean does not grow with the batch"),
+        (
+            bradley_terry_loss(rejected, chosen).item(),
+            "the scores are swapped: this loss falls when the rejected answer scores higher",
+        ),
+        (
+            -expected,
+            "that is the mean log-probability, which is to be made large; a loss has the minus",
+        ),
+        (
+            -d.mean().item(),
+            "the sigmoid is missing: minus the difference has no lower end, "
+            "and pairs that are already right go on pulling",
+        ),
+        *(
+            (
+                wrong.mean().item(),
+                "the logarithm is missing: a probability alone has hardly "
+                "a gradient where the model is badly wrong",
+            )
+            for wrong in (d.sigmoid(), -d.sigmoid(), (-d).sigmoid())
+        ),
+        (
+            -logsigmoid(d.mean()).item(),
+            "that is the loss of the mean difference; take each pair's loss first, then the mean",
+        ),
+        (
+            -(logsigmoid(chosen) + logsigmoid(-rejected)).mean().item(),
+            "each score is judged on its own: only the difference within a pair means anything",
+        ),
+    )
 
 
 def _verify_extreme(loss: Loss, difference: float) -> None:

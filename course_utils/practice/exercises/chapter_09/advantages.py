@@ -162,10 +162,6 @@ def _centred(scores: Tensor, group_size: int) -> Tensor:
     return (groups - groups.mean(dim=1, keepdim=True)).flatten()
 
 
-def _both(rloo: Callable[[Tensor], Tensor], grpo: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
-    return lambda s, n: (rloo(s), grpo(s))
-
-
 def _biased_std(scores: Tensor, group_size: int) -> Tensor:
     std = scores.view(-1, group_size).std(dim=1, correction=0)
     return _centred(scores, group_size) / (std.repeat_interleave(group_size) + 1e-4)
