@@ -63,7 +63,7 @@ def generate_tokens(
     _check_options(temperature, top_k, top_p, generator)
     check_prompts(model, input_ids, attention_mask, max_new_tokens)
     check_count("pad_token_id", pad_token_id, at_least=0, at_most=vocabulary_of(model) - 1)
-    ends, columns = _as_tensor(eos_token_id, input_ids), []
+    ends, written = _as_tensor(eos_token_id, input_ids), []
     rows = torch.arange(len(input_ids), device=input_ids.device)
     tokens, mask, positions = input_ids, attention_mask, position_ids(attention_mask)
     cache = None
@@ -79,10 +79,13 @@ def generate_tokens(
         cache = getattr(output, "past_key_values", None)
         if cache is None:
             raise ValueError(f"{type(model).__name__} keeps no keys and values of earlier tokens")
-        logits = filter_logits(output.logits[:, -1].float(), temperature, top_k, top_p)
-        chosen = likeliest(logits) if temperature == 0 else _draw(logits, temperature, generator)
-        columns.append(input_ids.new_full((len(input_ids),), pad_token_id))
-        columns[-1][rows] = chosen
+        logits = output.logits[:, -1].float()
+        if temperature == 0:
+            chosen = likeliest(logits)
+        else:
+            logits = filter_logits(logits, temperature, top_k, top_p)
+            chosen = _draw(logits, temperature, generator)
+        written.append((rows, chosen))
         goes_on = torch.isin(chosen, ends, invert=True).nonzero().flatten()
         if not len(goes_on):
             break
@@ -95,7 +98,10 @@ def generate_tokens(
         # What lies before is in the cache: only the new token goes through the model.
         tokens, positions = chosen[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-    return torch.stack(columns, dim=1)
+    new_tokens = input_ids.new_full((len(input_ids), len(written)), pad_token_id)
+    for step, (rows, chosen) in enumerate(written):
+        new_tokens[rows, step] = chosen
+    return new_tokens
 
 
 def filter_logits(
@@ -137,8 +143,7 @@ def likeliest(logits: Tensor) -> Tensor:
         ValueError: If a largest one is not finite: of NaN, the first would count as the largest.
     """
     best = logits.argmax(dim=-1)
-    largest = logits.gather(-1, best[..., None]).squeeze(-1)
-    _check_finite(largest, "the model's largest logit")
+    _check_finite(logits.gather(-1, best[..., None]), "the model's largest logit")
     return best
 
 
