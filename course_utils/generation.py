@@ -79,12 +79,8 @@ def generate_tokens(
         cache = getattr(output, "past_key_values", None)
         if cache is None:
             raise ValueError(f"{type(model).__name__} keeps no keys and values of earlier tokens")
-        logits = output.logits[:, -1].float()
-        if temperature == 0:
-            chosen = likeliest(logits)
-        else:
-            logits = filter_logits(logits, temperature, top_k, top_p)
-            chosen = _draw(logits, temperature, generator)
+        logits = filter_logits(output.logits[:, -1].float(), temperature, top_k, top_p)
+        chosen = likeliest(logits) if temperature == 0 else _draw(logits, temperature, generator)
         written.append((rows, chosen))
         goes_on = torch.isin(chosen, ends, invert=True).nonzero().flatten()
         if not len(goes_on):

@@ -370,11 +370,12 @@ def test_ctrl_c_leaves_whole_files_and_no_kernel(
 
 
 def test_a_figure_keeps_its_look_in_fewer_colours():
-    figure, ax = plt.subplots(figsize=(4, 3))
-    for k in range(8):
-        ax.plot([0, 1], [k, 8 - k], color=f"C{k}", linewidth=6)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    with plt.style.context("default"):
+        figure, ax = plt.subplots(figsize=(4, 3))
+        for k in range(8):
+            ax.plot([0, 1], [k, 8 - k], color=f"C{k}", linewidth=6)
+        figure.savefig(buffer, format="png")
     plt.close(figure)
     node = nbformat.v4.new_notebook()
     cell = nbformat.v4.new_code_cell("plot()")

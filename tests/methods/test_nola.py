@@ -85,7 +85,7 @@ def test_it_learns():
 
 @pytest.mark.parametrize("options", [{"rank": 0}, {"n_bases": 0}])
 def test_a_wrong_option_is_named(options: dict):
-    with pytest.raises(ValueError, match="=0 must be at least 1"):
+    with pytest.raises(ValueError, match="=0 must be"):
         NOLAConfig(**options)
 
 

@@ -13,7 +13,7 @@ Where the two differ, and what is compared then:
 - With ``gradient_accumulation_steps`` TRL averages its metrics over places it leaves empty; here it
   is 1, and each minibatch one optimizer step.
 - TRL divides logits by the temperature plus 1e-7, which is what ours is given.
-- TRL does not clip gradients: ours gets an infinite norm.
+- TRL does not clip gradients: ours gets a norm that none exceeds.
 """
 
 import copy
@@ -170,7 +170,7 @@ class Update:
             batch_size=BATCH,
             minibatch_size=BATCH // self.n_minibatches,
             max_new_tokens=N_NEW,
-            max_grad_norm=float("inf"),
+            max_grad_norm=1e30,
             score_after_end=True,
             show_progress=False,
             **self.settings | {"temperature": self.settings["temperature"] + 1e-7},

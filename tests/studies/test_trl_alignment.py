@@ -135,7 +135,7 @@ def test_one_update_of_ppo(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_unknown_method_is_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match="method='reinforce' must be 'rloo' or 'grpo'"):
+    with pytest.raises(ValueError, match="method='reinforce' must be one of rloo, grpo"):
         train_online_with_trl("reinforce", None, None, QUESTIONS, reward_model(folder), CONFIG)
 
 
