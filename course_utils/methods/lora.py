@@ -7,7 +7,7 @@ r (d_in + d_out) numbers in the place of d_in d_out.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -94,24 +94,14 @@ class LoRALinear(LowRankLinear):
     Args:
         base: Linear layer, d_in to d_out; frozen in place.
         rank: Inner dimension r of the update, 1 <= r <= min(d_in, d_out).
-        alpha: Strength of the update, divided by ``rank`` or its root.
-        dropout: Probability of dropping an element of the update's input.
-        use_rslora: Whether ``alpha`` is divided by the root of the rank.
+        options: As for ``LowRankLinear``.
 
     Raises:
         ValueError: If a value is out of range.
     """
 
-    def __init__(
-        self,
-        base: nn.Module,
-        *,
-        rank: int,
-        alpha: float,
-        dropout: float = 0.0,
-        use_rslora: bool = False,
-    ) -> None:
-        super().__init__(base, rank=rank, alpha=alpha, dropout=dropout, use_rslora=use_rslora)
+    def __init__(self, base: nn.Module, *, rank: int, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(base, rank=rank, **options)
         d_out, d_in = shape_of(base)
         # The update trains in float32 even where the base is stored in 16 bits.
         dtype, device = torch.promote_types(dtype_of(base), torch.float32), device_of(base)

@@ -122,13 +122,13 @@ def test_a_truncated_file(folder: Path):
         ("{", "Expecting property name"),
         (
             '{"peft_type": "LORA", "r": 1e999, "lora_alpha": 1, "target_modules": "x"}',
-            "r=inf must be",
+            "1e999 is no finite number",
         ),
-        ("[" * 100_000, "nested too deep"),
-        ('{"r": 1, "r": 2}', "r is given more than once"),
-        ('{"r": NaN}', "NaN is no number"),
-        ('{"r": -Infinity}', "-Infinity is no number"),
-        ('{"r": ' + "9" * 5000 + "}", "a number of 5000 digits must have at most 20"),
+        ("[" * 100_000, "it nests too deep"),
+        ('{"r": 1, "r": 2}', "the key 'r' is there twice"),
+        ('{"r": NaN}', "NaN is no finite number"),
+        ('{"r": -Infinity}', "-Infinity is no finite number"),
+        ('{"r": ' + "9" * 5000 + "}", "Exceeds the limit"),
         ("\ufeff{}", "Unexpected UTF-8 BOM"),
     ],
 )
@@ -200,7 +200,8 @@ def test_values_of_a_wrong_type_are_refused_in_one_sentence(method, right: dict,
             with pytest.raises(AdapterError) as refusal:
                 load_adapter(model, folder)
             said = str(refusal.value).replace(str(folder), "")
-            assert key in said or "should be" in said, (key, value, said)
+            told = (key, "should be", "half of a character")
+            assert any(words in said for words in told), (key, value, said)
             assert len(said) < 250
             assert "\n" not in said
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from course_utils.data.files import parse_json
 from course_utils.files import sha256, sha256_of, write_bytes, write_text
 from course_utils.validation import check_finite, shown
 
@@ -32,7 +33,6 @@ _OWN_KEYS = {VERSION_KEY, _CONFIG, _REPLACES, _FINGERPRINT, _CHECKSUM}
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _LARGEST_CONFIG_BYTES = 2**20
-_MOST_DIGITS = 20
 
 
 class AdapterError(ValueError):
@@ -229,38 +229,12 @@ def _bytes_of(path: Path) -> bytes | None:
 def _parsed(text: bytes, path: Path) -> dict[str, Any]:
     """Return a configuration from JSON in which nothing is doubled, and every number one."""
     try:
-        config = json.loads(
-            text.decode(),
-            object_pairs_hook=_without_doubles,
-            parse_constant=_no_number,
-            parse_int=_whole_number,
-        )
+        config = parse_json(text.decode())
         if not isinstance(config, dict):
             raise ValueError(f"{shown(config)} is no object")
-    except RecursionError as error:
-        raise AdapterError(f"{path} holds a damaged configuration: nested too deep") from error
     except ValueError as error:
         raise AdapterError(f"{path} holds a damaged configuration: {error}") from error
     return config
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        double = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{cut(double)} is given more than once")
-    return found
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number")
-
-
-def _whole_number(text: str) -> int:
-    if len(text) > _MOST_DIGITS:
-        raise ValueError(f"a number of {len(text)} digits must have at most {_MOST_DIGITS}")
-    return int(text)
 
 
 def _as_json(value: object) -> int | float | list:
