@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from course_utils.models.cache import roomy_cache
+from course_utils.models.decoder import can_decode, decode, read_prompts
+from course_utils.models.lean import lean, trunk_of_llama, unwrapped
 from course_utils.models.structure import context_of, soft_prompt_of
 from course_utils.validation import (
     check_count,
@@ -19,7 +22,10 @@ from course_utils.validation import (
 )
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import Cache, PreTrainedTokenizerBase
+
+# Share of a batch's answers that go on, from which on the others are taken out of it.
+MOST_GOING = 0.75
 
 
 @torch.no_grad()
@@ -63,41 +69,62 @@ def generate_tokens(
     _check_options(temperature, top_k, top_p, generator)
     check_prompts(model, input_ids, attention_mask, max_new_tokens)
     check_count("pad_token_id", pad_token_id, at_least=0, at_most=vocabulary_of(model) - 1)
-    ends, written = _as_tensor(eos_token_id, input_ids), []
-    rows = torch.arange(len(input_ids), device=input_ids.device)
+    ends, n_rows = _as_tensor(eos_token_id, input_ids), len(input_ids)
+    new_tokens = input_ids.new_full((n_rows, max_new_tokens), pad_token_id)
+    rows = torch.arange(n_rows, device=input_ids.device)
+    goes_on = torch.ones_like(rows, dtype=torch.bool)
     tokens, mask, positions = input_ids, attention_mask, position_ids(attention_mask)
-    cache = None
-    for _ in range(max_new_tokens):
-        output = model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        cache = getattr(output, "past_key_values", None)
-        if cache is None:
-            raise ValueError(f"{type(model).__name__} keeps no keys and values of earlier tokens")
-        logits = filter_logits(output.logits[:, -1].float(), temperature, top_k, top_p)
-        chosen = likeliest(logits) if temperature == 0 else _draw(logits, temperature, generator)
-        written.append((rows, chosen))
-        goes_on = torch.isin(chosen, ends, invert=True).nonzero().flatten()
-        if not len(goes_on):
-            break
-        if len(goes_on) < len(rows):
-            # Answers that have ended leave the batch, and take their part of the cache along.
-            cache.batch_select_indices(goes_on)
-            rows, chosen, mask, positions = (
-                tensor[goes_on] for tensor in (rows, chosen, mask, positions)
-            )
-        # What lies before is in the cache: only the new token goes through the model.
-        tokens, positions = chosen[:, None], positions[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-    new_tokens = input_ids.new_full((len(input_ids), len(written)), pad_token_id)
-    for step, (rows, chosen) in enumerate(written):
-        new_tokens[rows, step] = chosen
-    return new_tokens
+    trunk = trunk_of_llama(model)
+    cache = None if trunk is None else roomy_cache(max_new_tokens)
+    is_plain = trunk is not None and can_decode(unwrapped(model), trunk)
+    with lean(model):
+        for step in range(max_new_tokens):
+            if is_plain:
+                read = decode if step else read_prompts
+                logits = read(unwrapped(model), trunk, tokens, mask, positions, cache)
+            else:
+                logits, cache = _next_logits(model, tokens, mask, positions, cache)
+            logits = filter_logits(logits, temperature, top_k, top_p)
+            if temperature == 0:
+                chosen = likeliest(logits)
+            else:
+                # One number a prompt and step, so that no answer depends on when another ends.
+                uniform = torch.rand(n_rows, generator=generator, device=logits.device)
+                chosen = _draw(logits, temperature, uniform[rows])
+            new_tokens[rows[goes_on], step] = chosen[goes_on]
+            goes_on = goes_on & torch.isin(chosen, ends, invert=True)
+            n_going = int(goes_on.sum())
+            if not n_going:
+                break
+            if n_going <= MOST_GOING * len(rows):
+                # Answers that have ended leave the batch, and take their part of the cache along.
+                cache.batch_select_indices(goes_on.nonzero().flatten())
+                rows, chosen, mask, positions = (
+                    tensor[goes_on] for tensor in (rows, chosen, mask, positions)
+                )
+                goes_on = goes_on[goes_on]
+            # What lies before is in the cache: only the new token goes through the model.
+            tokens, positions = chosen[:, None], positions[:, -1:] + 1
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+    return new_tokens[:, : step + 1]
+
+
+def _next_logits(
+    model: nn.Module, tokens: Tensor, mask: Tensor, positions: Tensor, cache: "Cache | None"
+) -> tuple[Tensor, "Cache"]:
+    """Return the logits of the token after the last, (batch, vocab), and the cache."""
+    output = model(
+        input_ids=tokens,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache = getattr(output, "past_key_values", None)
+    if cache is None:
+        raise ValueError(f"{type(model).__name__} keeps no keys and values of earlier tokens")
+    return output.logits[:, -1].float(), cache
 
 
 def filter_logits(
@@ -259,12 +286,12 @@ def vocabulary_of(model: nn.Module) -> int:
     return len(model.get_input_embeddings().weight)
 
 
-def _draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """Return one token a row, (batch,)."""
-    probabilities = logits.softmax(dim=-1)
+def _draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+    """Return one token a row, (batch,), each by a number that is uniform in 0..1."""
+    sums = logits.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
     # One logit that is not finite makes all of a row's probabilities NaN.
-    _check_finite(probabilities[:, 0], f"after temperature={temperature:g} a probability")
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+    _check_finite(sums[:, -1], f"after temperature={temperature:g} a probability")
+    return torch.searchsorted(sums, uniform[:, None] * sums[:, -1:], right=True).squeeze(1)
 
 
 def _check_finite(values: Tensor, what: str) -> None:

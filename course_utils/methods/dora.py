@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from course_utils.memory.trained import AddedModule
 from course_utils.methods.layers import dtype_of, weight_of
 from course_utils.methods.lora import LoRAConfig, LoRALinear
+from course_utils.models.kernels import low_rank_linear
 from course_utils.validation import check_flag
 
 
@@ -42,6 +43,9 @@ class DoRALinear(LoRALinear):
             return plain(x)
         (A, B), bias = self.factors(), self.base.bias
         scale = self.magnitude / self._row_norms()
+        if self.is_fusible(x, A):
+            y = scale * low_rank_linear(x, self.base.weight, None, A, B, self.scaling)
+            return y if bias is None else y + bias
         plain = self.base(x) if bias is None else self.base(x) - bias
         dropped = self.dropout(x.to(A.dtype))
         update = nn.functional.linear(self.scaling * nn.functional.linear(dropped, A), B)
@@ -55,6 +59,10 @@ class DoRALinear(LoRALinear):
         y = y if bias is None else y + bias
         return y.to(plain.dtype)
 
+    def plain_and_update(self) -> tuple[nn.Module, None]:
+        """Return this layer, whose update is more than one of low rank."""
+        return self.in_its_place() or self, None
+
     def adapted_weight(self) -> Tensor:
         """Return ``m (W + scaling B A) / ||W + scaling B A||``, (d_out, d_in)."""
         scale = (self.magnitude / self._row_norms())[:, None]
@@ -63,10 +71,22 @@ class DoRALinear(LoRALinear):
     def _row_norms(self) -> Tensor:
         """Return the norm of every row of ``W + scaling B A``, (d_out,)."""
         weight = weight_of(self.base).detach().to(self.A.dtype)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach_norm):
+        if self.detach_norm or not torch.is_grad_enabled():
+            norms = _norms_of_sum(weight, self.A.detach(), self.scaling * self.B.detach())
+        else:
             norms = (weight + self.scaling * (self.B @ self.A)).norm(dim=1)
         # A row of small weights may be all zeros once it is stored in four bits.
         return norms.clamp(min=torch.finfo(norms.dtype).tiny)
+
+
+def _norms_of_sum(weight: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """Return the norm of every row of ``W + B A``, (d_out,), without the sum.
+
+    ``||w + b A||^2 = ||w||^2 + 2 (A w) b + b (A A^T) b``, for each row w of W and b of B.
+    """
+    mixed = (2 * weight @ A.T).addmm_(B, A @ A.T)
+    squares = weight.square().sum(dim=1) + (mixed * B).sum(dim=1)
+    return squares.clamp(min=0).sqrt()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,14 @@ class AdaptedLinear(nn.Module):
             raise ValueError("a merged adapter does not train: `unmerge` the model first")
         return self.merged
 
+    def plain_and_update(self) -> tuple[nn.Module, tuple[Tensor, Tensor, float] | None]:
+        """Return what the layer amounts to in evaluation: a layer, and what is added to it.
+
+        That is this layer itself, and nothing, unless a method says otherwise; or a layer and A,
+        (r, d_in), B, (d_out, r), and the scaling of an update of low rank.
+        """
+        return self.in_its_place() or self, None
+
     def adapted_weight(self) -> Tensor:
         """Return the weight that the layer now amounts to, (d_out, d_in)."""
         raise NotImplementedError

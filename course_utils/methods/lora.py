@@ -24,6 +24,7 @@ from course_utils.methods.layers import (
     weight_of,
     wrap_layers,
 )
+from course_utils.models.kernels import low_rank_linear
 from course_utils.validation import check_count, check_flag, check_number, keep_plain
 
 if TYPE_CHECKING:
@@ -75,10 +76,29 @@ class LowRankLinear(AdaptedLinear, ABC):
         """Map ``x`` of shape (..., d_in) to shape (..., d_out)."""
         if (plain := self.in_its_place()) is not None:
             return plain(x)
-        output, (A, B) = self.base(x), self.factors()
+        A, B = self.factors()
+        if self.is_fusible(x, A):
+            return low_rank_linear(x, self.base.weight, self.base.bias, A, B, self.scaling)
+        output = self.base(x)
         # Scaled where it is narrow: r elements a token in the place of d_out.
         low = self.scaling * nn.functional.linear(self.dropout(x.to(A.dtype)), A)
         return output + nn.functional.linear(low, B).to(output.dtype)
+
+    def is_fusible(self, x: Tensor, A: Tensor) -> bool:
+        """Say whether base and update can be one product: plain, of one type, nothing dropped."""
+        base = self.base
+        is_plain = type(base) is nn.Linear and not (base._forward_hooks or base._forward_pre_hooks)
+        return (
+            is_plain
+            and x.dtype == A.dtype == base.weight.dtype
+            and not (base.weight.requires_grad or (self.training and self.dropout.p))
+            and not torch.is_autocast_enabled(x.device.type)
+        )
+
+    def plain_and_update(self) -> tuple[nn.Module, tuple[Tensor, Tensor, float] | None]:
+        """Return the base and its update, or the layer that computes in their place."""
+        plain = self.in_its_place()
+        return (self.base, (*self.factors(), self.scaling)) if plain is None else (plain, None)
 
     def adapted_weight(self) -> Tensor:
         """Return ``W + scaling * B A``, (d_out, d_in)."""

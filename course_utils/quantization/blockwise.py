@@ -7,6 +7,7 @@ section 2). Nothing else is kept.
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -158,16 +159,21 @@ def from_indices(
 
 def dequantize_blockwise(quantized: QuantizedTensor) -> Tensor:
     """Return the tensor that was quantised, as nearly as its levels allow."""
-    n = quantized.shape.numel()
-    scales = quantized.restored_scales()
-    if quantized.n_bits == 4 and quantized.block_size % 2 == 0:
-        # Both nibbles of a byte are looked up at once: half the look-ups, none of the bit work.
-        pairs = _pair_table(quantized.codebook)
-        levels = torch.nn.functional.embedding(quantized.packed.int(), pairs).flatten()[:n]
-    else:
-        levels = quantized.codebook[unpack(quantized.packed, quantized.n_bits, n)]
-    blocks = _in_blocks(levels, quantized.block_size) * scales[:, None]
+    n, scales = quantized.shape.numel(), quantized.restored_scales()
+    blocks = _in_blocks(_levels(quantized, n), quantized.block_size) * scales[:, None]
     return blocks.flatten()[:n].reshape(quantized.shape).to(quantized.dtype)
+
+
+def _levels(quantized: QuantizedTensor, n: int) -> Tensor:
+    """Return the level of each element, (n,)."""
+    codebook, packed = quantized.codebook, quantized.packed
+    if quantized.n_bits == 4 and quantized.block_size % 2 == 0:
+        # Both nibbles of a byte are looked up at once, as one number of twice the size.
+        table = _pair_table(tuple(codebook.tolist()), codebook.device)
+        return table.index_select(0, packed.int()).view(torch.float32)[:n]
+    if quantized.n_bits == 8:
+        return codebook.index_select(0, packed.int())
+    return codebook[unpack(packed, quantized.n_bits, n)]
 
 
 def relative_error(weight: Tensor, restored: Tensor) -> float:
@@ -250,8 +256,10 @@ def _in_blocks(flat: Tensor, block_size: int) -> Tensor:
     return (torch.nn.functional.pad(flat, (0, missing)) if missing else flat).view(-1, block_size)
 
 
-def _pair_table(codebook: Tensor) -> Tensor:
-    """Return both levels that a byte of two 4-bit indices stands for, (256, 2)."""
-    levels = torch.nn.functional.pad(codebook, (0, 16 - len(codebook)))
-    byte = torch.arange(256, device=codebook.device)
-    return torch.stack([levels[byte >> 4], levels[byte & 15]], dim=1)
+@lru_cache(maxsize=8)
+def _pair_table(levels: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return both levels that a byte of two 4-bit indices stands for, in one float64, (256,)."""
+    padded = torch.zeros(16, device=device)
+    padded[: len(levels)] = torch.tensor(levels, device=device)
+    byte = torch.arange(256, device=device)
+    return torch.stack([padded[byte >> 4], padded[byte & 15]], dim=1).view(torch.float64).flatten()

@@ -6,15 +6,15 @@ the policy with its adapter off is the reference, and the critic is one more row
 state: one model in memory and not three.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from course_utils.generation import position_ids
 from course_utils.methods import adapter_disabled
 from course_utils.methods.layers import adapted_layers
 from course_utils.models.structure import carried_by, classifier_heads, soft_prompt_of
+from course_utils.rlhf.reading import last_states, read
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -102,11 +102,8 @@ class SharedActorCritic(ActorCritic):
         self, sequences: Tensor, attention_mask: Tensor, *, last: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Predict tokens and values in one pass; shapes as in ``ActorCritic``."""
-        inputs = _inputs(sequences, attention_mask)
-        output = self.policy(**inputs, logits_to_keep=last or 0, output_hidden_states=True)
-        # Virtual tokens, where the policy has some, stand at the front.
-        hidden = output.hidden_states[-1][:, -(last or sequences.shape[1]) :]
-        return output.logits, self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1)
+        logits, states = read(self.policy, sequences, attention_mask, last)
+        return logits, self.value_head(states.to(self.value_head.weight.dtype)).squeeze(-1)
 
     @torch.no_grad()
     def reference_logits(
@@ -114,8 +111,7 @@ class SharedActorCritic(ActorCritic):
     ) -> Tensor:
         """Return what the base predicts: the policy with its adapter off."""
         with adapter_disabled(self.policy):
-            inputs = _inputs(sequences, attention_mask)
-            return self.policy(**inputs, logits_to_keep=last or 0).logits
+            return read(self.policy, sequences, attention_mask, last)[0]
 
 
 class SeparateActorCritic(ActorCritic):
@@ -155,12 +151,10 @@ class SeparateActorCritic(ActorCritic):
         self, sequences: Tensor, attention_mask: Tensor, *, last: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Predict tokens with the policy and values with the critic; shapes as in the base."""
-        inputs = _inputs(sequences, attention_mask)
-        logits = self.policy(**inputs, logits_to_keep=last or 0).logits
-        hidden = self.value_model.base_model(**inputs).last_hidden_state
-        values = getattr(self.value_model, READ_AT_EVERY_TOKEN)(
-            hidden[:, -last if last else 0 :]
-        ).squeeze(-1)
+        logits, _ = read(self.policy, sequences, attention_mask, last)
+        critic, last = self.value_model, last or sequences.shape[1]
+        states = last_states(critic, critic.base_model, sequences, attention_mask, last)
+        values = getattr(critic, READ_AT_EVERY_TOKEN)(states).squeeze(-1)
         return logits, values.to(torch.promote_types(values.dtype, torch.float32))
 
     @torch.no_grad()
@@ -168,8 +162,7 @@ class SeparateActorCritic(ActorCritic):
         self, sequences: Tensor, attention_mask: Tensor, *, last: int | None = None
     ) -> Tensor:
         """Return what the reference predicts; shapes as in ``ActorCritic``."""
-        inputs = _inputs(sequences, attention_mask)
-        return self.reference(**inputs, logits_to_keep=last or 0).logits
+        return read(self.reference, sequences, attention_mask, last)[0]
 
 
 def check_reference(policy: nn.Module, reference: nn.Module) -> None:
@@ -252,12 +245,3 @@ def base_tensors(model: nn.Module) -> dict[str, Tensor]:
 def _is_identical(first: Tensor, second: Tensor) -> bool:
     kinds = [(tensor.shape, tensor.dtype, tensor.device) for tensor in (first, second)]
     return kinds[0] == kinds[1] and torch.equal(first, second)
-
-
-def _inputs(sequences: Tensor, attention_mask: Tensor) -> dict[str, Any]:
-    return {
-        "input_ids": sequences,
-        "attention_mask": attention_mask,
-        "position_ids": position_ids(attention_mask),
-        "use_cache": False,
-    }

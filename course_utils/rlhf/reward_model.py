@@ -13,6 +13,7 @@ from torch import Tensor
 
 from course_utils.data import Example, encode_answer, pad_examples
 from course_utils.generation import vocabulary_of
+from course_utils.models.lean import lean
 from course_utils.models.structure import context_of
 from course_utils.validation import (
     check_as_many,
@@ -173,7 +174,8 @@ class RewardModel:
     def _score(self, examples: Sequence[Example]) -> Tensor:
         batch = pad_examples(examples, self.tokenizer.pad_token_id)
         ids, mask = (batch[name].to(self.model.device) for name in ("input_ids", "attention_mask"))
-        scores = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        with lean(self.model):
+            scores = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         return scores[:, 0].float()
 
     def _encode(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Example]:

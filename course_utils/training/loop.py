@@ -24,6 +24,7 @@ from course_utils.data import (
 )
 from course_utils.files import only_writer
 from course_utils.measure import PeakMemory
+from course_utils.models.lean import lean
 from course_utils.models.structure import check_packing
 from course_utils.training.config import (
     PRECISIONS,
@@ -34,6 +35,7 @@ from course_utils.training.config import (
 from course_utils.training.examples import ExamplesCheck, ModelLimits
 from course_utils.training.identity import facts_of_optimizers
 from course_utils.training.metrics import MetricsFile
+from course_utils.training.model_loss import model_loss
 from course_utils.training.resume import RunFolder
 from course_utils.training.schedule import cosine_factor, fused_adamw
 from course_utils.training.state import (
@@ -95,10 +97,6 @@ def train(
         return run.go(on_step)
 
 
-def _model_loss(model: nn.Module, batch: Batch) -> Tensor:
-    return model(**batch, use_cache=False).loss if "position_ids" in batch else model(**batch).loss
-
-
 class _Run:
     """One training run: its model, optimizer and place in the data."""
 
@@ -111,7 +109,7 @@ class _Run:
         make_optimizers: OptimizerFactory,
     ) -> None:
         self.config, self.examples = config, examples
-        self.loss_function = loss_function or _model_loss
+        self.loss_function = loss_function or model_loss
         self.trained = [p for p in model.parameters() if p.requires_grad]
         if not self.trained:
             raise ValueError("no parameter requires a gradient: apply a method before training")
@@ -166,7 +164,8 @@ class _Run:
             first = self._resume()
             self.model.train()
             self.model.zero_grad(set_to_none=True)
-            self._take_steps(first, on_step)
+            with lean(self.bare):
+                self._take_steps(first, on_step)
             self.folder.check_finite(self.config.max_steps)
         finally:
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False).eval()
@@ -233,13 +232,19 @@ class _Run:
         loss = 0.0
         for batch, count in zip(micro, targets, strict=True):
             if count:
-                part = self.loss_function(self.model, batch) * (count / sum(targets))
+                part = self._loss(batch) * (count / sum(targets))
                 self.accelerator.backward(part)
                 loss += part.item()
         norm = self._clipped_norm()
         tokens = sum(len(row["input_ids"]) for row in rows)
         self._record(step, loss, factor * max(self.peak_rates), norm, tokens)
         self._advance()
+
+    def _loss(self, batch: Batch) -> Tensor:
+        if self.loss_function is not model_loss:
+            return self.loss_function(self.model, batch)
+        with self.accelerator.autocast():  # the loss calls parts of the model, one after another
+            return model_loss(self.model, batch)
 
     def _measured_step(self, step: int, indices: Sequence[int]) -> None:
         """Take a step and note its peak: the second one, since the first makes Adam's states."""
