@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from course_utils.models.kernels import is_going_forward
 from course_utils.models.structure import transformer_blocks
 
 
@@ -53,8 +54,8 @@ class LiveTensors(TorchDispatchMode):
         gauges = [self.all]
         if self._logits_shape and has_logits_shape(tensor, self._logits_shape):
             gauges.append(self.logits)
-        elif self.is_backward and torch.is_grad_enabled():
-            # Gradients are computed with autograd off; on, a forward pass is being repeated.
+        elif self.is_backward and is_going_forward():
+            # A forward pass is being repeated.
             gauges.append(self._recomputed)
         for gauge in gauges:
             gauge.add(n_bytes)
@@ -72,7 +73,7 @@ class LiveTensors(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
-        if not torch.is_grad_enabled() and operation is not torch.ops.aten.detach.default:
+        if not is_going_forward() and operation is not torch.ops.aten.detach.default:
             # Back to gradients: what the forward pass needed only while it was repeated has gone.
             # (In the middle of it, the checkpoint detaches what it keeps.)
             self.recomputed_bytes = max(self.recomputed_bytes, self._recomputed.current_bytes)

@@ -44,7 +44,9 @@ class LSTMEncoder(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (n, d_model) to the same shape."""
-        return self.mlp(self.lstm(tokens[None])[0])[0]
+        # Not every processor has an LSTM in 16 bits, and this one reads a handful of tokens.
+        with torch.autocast(tokens.device.type, enabled=False):
+            return self.mlp(self.lstm(tokens[None])[0])[0]
 
 
 @dataclass(frozen=True, kw_only=True)

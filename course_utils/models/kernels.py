@@ -6,6 +6,8 @@ rounding, and its gradient by hand: in place where nobody else looks, and withou
 autograd makes of what is negated, joined or transposed. float32, no second derivative.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 # Longer texts are left to PyTorch's blockwise attention, which never holds all of the weights.
 MAX_SPELT_OUT_TOKENS = 128
+_is_forward = False
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -95,6 +98,24 @@ def spread(x: Tensor, rows: Tensor, places: Tensor) -> Tensor:
 def collect(x: Tensor, places: Tensor) -> Tensor:
     """Take rows back from their places, (m, d) to (n, d); padding gets a gradient of zeros."""
     return _Collect.apply(x, places)
+
+
+@contextmanager
+def _going_forward() -> Iterator[None]:
+    global _is_forward
+    _is_forward = True
+    try:
+        yield
+    finally:
+        _is_forward = False
+
+
+def is_going_forward() -> bool:
+    """Say whether a forward pass is at work, perhaps a repeated one: autograd is off inside of it.
+
+    Otherwise, with autograd off in the middle of a backward pass, gradients are being computed.
+    """
+    return torch.is_grad_enabled() or _is_forward
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -206,9 +227,10 @@ class _LowRankLinear(torch.autograd.Function):
         scaling: float,
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        low = rows @ A.T
-        product = torch.nn.functional.linear(rows, weight, bias)
-        product.addmm_(low, B.T, alpha=scaling)
+        with _going_forward():
+            low = rows @ A.T
+            product = torch.nn.functional.linear(rows, weight, bias)
+            product.addmm_(low, B.T, alpha=scaling)
         ctx.save_for_backward(rows, weight, A, B, low)
         ctx.scaling = scaling
         return product.view(*x.shape[:-1], -1)

@@ -33,6 +33,8 @@ from course_utils.models.kernels import (
 if TYPE_CHECKING:
     from transformers import Cache
 
+# False lets every model compute as transformers has it, as on a GPU.
+IS_ON = True
 # What shares Llama's block, as transformers writes it: pre-norm, rotary, SwiGLU.
 _FAMILIES = ("Llama", "Qwen2", "Mistral")
 _PARTS = {"self_attn": "Attention", "mlp": "MLP", "input_layernorm": "RMSNorm"}
@@ -49,7 +51,7 @@ def lean(model: nn.Module) -> Iterator[None]:
     it always does.
     """
     trunk = trunk_of_llama(model)
-    if trunk is None or "forward" in vars(trunk):
+    if not IS_ON or trunk is None or "forward" in vars(trunk):
         yield
         return
     trunk.forward = _lean_forward(trunk, trunk.forward)
@@ -149,9 +151,9 @@ def can_be_lean(trunk: nn.Module, given: dict[str, Any], others: dict[str, Any])
     is_recomputed = getattr(trunk.layers[0], "gradient_checkpointing", False)
     learns_otherwise = trunk.training and (is_recomputed or config.attention_dropout)
     is_float32 = weight.dtype == torch.float32 and weight.device.type == "cpu"
-    if wants_more or learns_otherwise or not is_float32 or torch.is_autocast_enabled("cpu"):
-        return False
-    return _has_plain_blocks(trunk)
+    is_float32 = is_float32 and not torch.is_autocast_enabled("cpu")
+    is_usual = is_float32 and not (wants_more or learns_otherwise)
+    return IS_ON and is_usual and _has_plain_blocks(trunk)
 
 
 def _embedded(trunk: nn.Module, given: dict[str, Any]) -> Tensor:

@@ -191,8 +191,8 @@ def estimate_ppo(
     }
     held = sum(parts[f"{name}_bytes"] for name in _HELD)
     phases = {
-        "rollout": held + rollout_bytes(update, actor),
-        "scoring": held + scoring_bytes(update, actor, is_shared=form == "shared"),
+        "rollout": held + rollout_bytes(update),
+        "scoring": held + scoring_bytes(update),
         "training": held + training_bytes(update, actor, critic),
     }
     return PPOEstimate(**parts, phases=tuple(phases.items()))

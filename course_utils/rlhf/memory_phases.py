@@ -67,15 +67,15 @@ class Update:
         """Return the bytes of keys and values of so many tokens of every text."""
         return self.batch_size * n_tokens * self.shape.cache_width * self.element_bytes
 
-    def passing_bytes(self, n_tokens: int, *, has_adapter: bool) -> int:
+    def passing_bytes(self, n_tokens: int) -> int:
         """Return the most that a pass over the batch takes when nothing is kept: inside one block.
 
         For a token there are the embedding, the residual stream twice and its norm (``4 d``), the
-        MLP's product and its factors (``3 f``), and with an adapter the update of one of them; sine
-        and cosine of its rotation; and its row of the mask, a byte a token.
+        MLP's product and its factors (``3 f``); sine and cosine of its rotation; and its row of
+        the mask, a byte a token.
         """
         shape = self.shape
-        widths = 4 * shape.d_model + (3 + has_adapter) * shape.d_ff + 2 * shape.head_dim
+        widths = 4 * shape.d_model + 3 * shape.d_ff + 2 * shape.head_dim
         return self.batch_size * n_tokens * (widths * self.element_bytes + n_tokens)
 
 
@@ -172,31 +172,22 @@ def experience_bytes(update: Update) -> int:
     return update.batch_size * (per_text + update.response_tokens * (1 + 6 * FLOAT32_BYTES))
 
 
-def rollout_bytes(update: Update, actor: Learner) -> int:
-    """Return the most that answering takes: while prompts are read, or for the last token.
+def rollout_bytes(update: Update) -> int:
+    """Return the most that answering takes: while prompts are read, or when a token is drawn.
 
-    When that one's keys are joined to those before, a block's old ones are still there, and the
-    logits that the token was drawn from, twice; when it is drawn, there are three such tensors.
+    Keys and values have their place for the whole answer from the start. A token is drawn from
+    logits, their probabilities, and the sums of these, which are in float64.
     """
-    shape, n_prompt = update.shape, update.prompt_tokens
-    reading = update.passing_bytes(n_prompt, has_adapter=actor.adapter_bytes > 0)
-    logits = FLOAT32_BYTES * shape.vocab_size
-    old_keys = update.seq_len * shape.kv_width * update.element_bytes
-    writing = update.batch_size * (2 * logits + max(logits, old_keys))
-    return max(update.cache_bytes(n_prompt) + reading, update.cache_bytes(update.seq_len) + writing)
+    n_prompt = update.prompt_tokens
+    reading = update.passing_bytes(n_prompt)
+    writing = update.batch_size * 4 * FLOAT32_BYTES * update.shape.vocab_size
+    return update.cache_bytes(n_prompt + update.response_tokens) + max(reading, writing)
 
 
-def scoring_bytes(update: Update, actor: Learner, *, is_shared: bool) -> int:
-    """Return the most that one pass of every model takes, with what is noted of the answers.
-
-    The value head reads the last of the trunk's hidden states, and is given them all.
-    """
-    shape = update.shape
-    passing = update.passing_bytes(update.seq_len, has_adapter=actor.adapter_bytes > 0)
-    per_token = (shape.n_layers + 1) * shape.d_model if is_shared else 0
-    hidden = update.batch_size * update.seq_len * per_token * update.element_bytes
+def scoring_bytes(update: Update) -> int:
+    """Return the most that one pass of every model takes, with what is noted of the answers."""
+    passing = update.passing_bytes(update.seq_len)
     return experience_bytes(update) + max(
-        hidden + passing,
         # The reward model, while the logits of policy and reference are held.
         update.logits_bytes(2, 0, update.batch_size) + passing,
         update.logits_bytes(3, 1, update.batch_size),

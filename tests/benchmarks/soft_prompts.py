@@ -11,6 +11,7 @@ import argparse
 import copy
 import statistics
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ from course_utils.methods.prefix_tuning import PrefixTuningConfig
 from course_utils.methods.prompt_tuning import PromptTuningConfig
 from course_utils.methods.virtual_tokens import SoftPromptConfig
 from course_utils.models import load_base_model
+from course_utils.models.lean import lean
+from course_utils.training.model_loss import model_loss
+from tests.benchmarks import contest
 from tests.benchmarks.adapters import SHAPE_135M
 
 # A pass takes milliseconds, of which each turn gives several; a training step is a turn.
@@ -118,14 +122,15 @@ def equal_bottleneck(architecture: Architecture) -> BottleneckConfig:
 
 
 def training_step(model: nn.Module, ids: Tensor) -> Callable[[], None]:
-    """Return one step of training as a call."""
+    """Return one step of training, as `train` takes it, as a call."""
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3, fused=True)
     mask = torch.ones_like(ids)
 
     def step() -> None:
-        model(input_ids=ids, attention_mask=mask, labels=ids).loss.backward()
+        with lean(model):
+            model_loss(model, {"input_ids": ids, "attention_mask": mask, "labels": ids}).backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -137,6 +142,18 @@ def against_peft(scale: Scale, config: SoftPromptConfig) -> Contest:
     ours, theirs = apply(scale.model(), config), of_peft(scale.model(), config)
     ids = scale.ids(ours)
     return {"PEFT": training_step(theirs, ids), "ours": training_step(ours, ids)}
+
+
+def steps(place: str, name: str) -> contest.Contest:
+    """Training steps a second of one method at one scale, ours and PEFT's."""
+
+    def speed(step: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        step()
+        return 1 / (time.perf_counter() - start)
+
+    calls = against_peft(SCALES[place], SOFT_PROMPTS[name])
+    return {key: lambda step=step: speed(step) for key, step in calls.items()}
 
 
 def against_lora(scale: Scale) -> tuple[Contest, list[str]]:

@@ -37,6 +37,12 @@ def texts() -> tuple[Tensor, Tensor]:
     return ids.masked_fill(mask == 0, PAD), mask
 
 
+def is_same(found: Tensor, expected: Tensor, texts: tuple[Tensor, Tensor]) -> bool:
+    """Say whether logits are the same on all real tokens; padding has none worth the name."""
+    real = texts[1].bool()
+    return torch.allclose(found[real], expected[real], atol=1e-5)
+
+
 def plain(model: torch.nn.Module, texts: tuple[Tensor, Tensor]) -> Tensor:
     """Logits of a whole pass by transformers itself."""
     ids, mask = texts
@@ -55,7 +61,7 @@ def test_a_soft_prompt_is_something_to_switch_off(config: type, texts):
     """The policy reads virtual tokens, the reference does not, and values are of the text alone."""
     actor = SharedActorCritic(apply(tiny_policy(), config(num_virtual_tokens=3))).eval()
     disturb(actor)
-    assert torch.equal(actor.reference_logits(*texts), plain(tiny_policy(), texts))
+    assert is_same(actor.reference_logits(*texts), plain(tiny_policy(), texts), texts)
     logits, values = actor(*texts)
     assert not torch.allclose(logits, actor.reference_logits(*texts), atol=1e-2)
     assert values.shape == texts[0].shape
@@ -63,7 +69,7 @@ def test_a_soft_prompt_is_something_to_switch_off(config: type, texts):
     values.sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in actor.trainable_parameters())
     separate = SeparateActorCritic(actor.policy, tiny_policy(), tiny_critic())
-    assert torch.equal(separate.reference_logits(*texts), actor.reference_logits(*texts))
+    assert is_same(separate.reference_logits(*texts), actor.reference_logits(*texts), texts)
 
 
 @pytest.mark.parametrize("form", ACTORS)
@@ -72,8 +78,8 @@ def test_policy_and_reference_are_what_they_are_called(form: str, texts):
     disturb(actor)
     with torch.no_grad():
         logits, values = actor(*texts)
-    assert torch.allclose(logits, plain(actor.policy, texts), atol=1e-6)
-    assert torch.equal(actor.reference_logits(*texts), plain(tiny_policy(), texts))
+    assert is_same(logits, plain(actor.policy, texts), texts)
+    assert is_same(actor.reference_logits(*texts), plain(tiny_policy(), texts), texts)
     assert not torch.allclose(logits, actor.reference_logits(*texts), atol=1e-2)
     assert values.shape == texts[0].shape
     assert values.std() > 1e-3

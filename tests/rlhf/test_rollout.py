@@ -46,7 +46,7 @@ def read_alone(actor, rollout: Rollout, row: int) -> tuple[Tensor, Tensor, Tenso
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 def test_every_token_has_the_log_probability_it_was_drawn_with(actor, temperature: float):
     rollout = answer(actor, temperature=temperature)
-    assert rollout.response_mask.sum(dim=1).float().std() > 1
+    assert rollout.response_mask.sum(dim=1).unique().numel() > 1
     for row, tokens in enumerate(rollout.responses):
         logits, reference, values, n_real = read_alone(actor, rollout, row)
         for ours, some in ((rollout.logprobs, logits), (rollout.reference_logprobs, reference)):
