@@ -44,6 +44,7 @@ the first block too, and sdpa is given a mask, padded or not.
 Below the lowest trained parameter no gradient is needed and nothing is kept.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -51,6 +52,7 @@ from typing import Literal
 from course_utils.memory.architecture import Architecture
 from course_utils.memory.trained import AddedModule, BlockTraining, Trained
 from course_utils.memory.workload import Workload
+from course_utils.models.kernels import CHUNK_ELEMENTS
 
 FLOAT32_BYTES = 4
 INT64_BYTES = 8
@@ -113,7 +115,9 @@ def rotary_bytes(architecture: Architecture, workload: Workload) -> int:
     return 2 * workload.n_positions * architecture.head_dim * workload.dtype_bytes
 
 
-def logits_bytes(architecture: Architecture, workload: Workload) -> int:
+def logits_bytes(
+    architecture: Architecture, workload: Workload, *, trains_head: bool = False
+) -> int:
     """Return the logits' share of memory where it is largest.
 
     The loss is computed in float32. Going forward there are the logits, their float32 copy (the
@@ -122,9 +126,21 @@ def logits_bytes(architecture: Architecture, workload: Workload) -> int:
     stored dense) and the logits' gradient: three float32 tensors, 12 bytes a logit. That is the
     larger of the two, provided that nobody holds on to the logits after the loss is known.
 
+    Where the head is computed at targets alone, as ``train`` does it, the loss is taken some
+    ``CHUNK_ELEMENTS`` logits at a time and their gradient is made of them on the spot: there is one
+    float32 tensor of so many, and one in the compute type if that has 16 bits; and the gradient of
+    a head that trains, which is there from then on.
+
     A classification head scores every token, of which one a sequence is used; going back there are
     two such tensors, the gradient of the selection and the copy that it is filled into.
     """
+    if workload.target_share is not None and architecture.n_labels is None:
+        n_targets = math.ceil(workload.target_share * workload.n_text_tokens)
+        n_at_once = min(n_targets, max(1, CHUNK_ELEMENTS // architecture.n_outputs))
+        n_bytes = workload.dtype_bytes
+        in_16_bits = n_bytes if n_bytes < FLOAT32_BYTES else 0
+        rows = FLOAT32_BYTES * architecture.d_model if trains_head else 0
+        return ((FLOAT32_BYTES + in_16_bits) * n_at_once + rows) * architecture.n_outputs
     n_tensors = 3 if architecture.n_labels is None else 2
     return n_tensors * FLOAT32_BYTES * workload.n_text_tokens * architecture.n_outputs
 

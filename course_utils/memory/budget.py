@@ -61,6 +61,7 @@ def estimate(
     is_padded: bool = False,
     accumulates_gradients: bool = False,
     frozen_weight_bits: float | None = None,
+    target_share: float | None = None,
 ) -> MemoryEstimate:
     """Estimate the memory of one training step, which need not fit on this machine.
 
@@ -98,6 +99,9 @@ def estimate(
         accumulates_gradients: Whether gradients of earlier batches are there during the step.
         frozen_weight_bits: Bits an element of the blocks' linear weights, if these are stored
             quantised: 4.127 for NF4 with double quantisation (arXiv:2305.14314).
+        target_share: Share of the tokens that are targets, where a language model's head is
+            computed at these alone and in parts, as ``train`` does it; None for every token at
+            once, as ``model(**batch)`` does it.
 
     Raises:
         ValueError: If an argument is out of range, or two contradict each other.
@@ -120,6 +124,7 @@ def estimate(
         is_padded=is_padded,
         n_virtual_tokens=trained.n_virtual_tokens,
         n_cached_tokens=trained.n_cached_tokens,
+        target_share=target_share,
     )
     _check_precision(dtype, mixed_precision, frozen_weight_bits)
     kept = kept_by_blocks(architecture, trained, workload, is_checkpointed=gradient_checkpointing)
@@ -160,7 +165,7 @@ def _parts(
         "layers_bytes": step.kept.layers_bytes,
         "recomputed_bytes": max(step.kept.recomputed_bytes),
         "outer_bytes": outer_bytes(architecture, trained, workload),
-        "logits_bytes": logits_bytes(architecture, workload),
+        "logits_bytes": logits_bytes(architecture, workload, trains_head=trained.head),
     }
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from course_utils.memory.architecture import Architecture, architecture_of
 from course_utils.memory.parts import dtype_bytes
-from course_utils.validation import check_choice, check_count, check_flag, keep_plain
+from course_utils.validation import check_choice, check_count, check_flag, check_number, keep_plain
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,6 +24,7 @@ class Workload:
         is_padded: Whether the attention mask hides any token.
         n_virtual_tokens: Virtual tokens before each sequence, which go through every block.
         n_cached_tokens: Virtual tokens that are keys and values of every block only.
+        target_share: Share of the text's tokens at which alone the head is computed; None for all.
 
     Raises:
         ValueError: If a value is out of range.
@@ -36,6 +37,7 @@ class Workload:
     is_padded: bool = False
     n_virtual_tokens: int = 0
     n_cached_tokens: int = 0
+    target_share: float | None = None
 
     def __post_init__(self) -> None:
         keep_plain(self)
@@ -45,6 +47,7 @@ class Workload:
             check_count(name, getattr(self, name), at_least=0)
         check_choice("attention", self.attention, ("sdpa", "eager"))
         check_flag("is_padded", self.is_padded)
+        check_number("target_share", self.target_share, above=0, at_most=1, is_none_ok=True)
 
     @property
     def n_text_tokens(self) -> int:

@@ -16,6 +16,8 @@ from torch.autograd.function import once_differentiable
 
 # Longer texts are left to PyTorch's blockwise attention, which never holds all of the weights.
 MAX_SPELT_OUT_TOKENS = 128
+# Logits that exist at once while a loss is computed at targets alone.
+CHUNK_ELEMENTS = 2**22
 _is_forward = False
 
 
@@ -132,12 +134,13 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, inverse = ctx.saved_tensors
         needs_x, needs_weight, _ = ctx.needs_input_grad
         unit = x * inverse
-        by_weight = (gradient * unit).flatten(0, -2).sum(0) if needs_weight else None
+        shared = gradient * unit
+        by_weight = shared.flatten(0, -2).sum(0) if needs_weight else None
         if not needs_x:
             return None, by_weight, None
-        by_x = gradient * weight
-        along = (by_x * unit).sum(-1, keepdim=True).div_(-x.shape[-1])
-        return by_x.addcmul_(unit, along).mul_(inverse), by_weight, None
+        along = (shared @ weight).div_(-x.shape[-1])[..., None]
+        by_x = (gradient * weight).addcmul_(unit, along).mul_(inverse)
+        return by_x, by_weight, None
 
 
 class _SwiGLU(torch.autograd.Function):

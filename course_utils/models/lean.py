@@ -74,7 +74,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def trunk_of_llama(model: nn.Module) -> nn.Module | None:
     """Return the trunk of a model whose blocks are Llama's, or None for any other."""
-    trunk = getattr(unwrapped(model), "model", None)
+    trunk = unwrapped(model)._modules.get("model")
     family = type(trunk).__name__.removesuffix("Model")
     if family not in _FAMILIES or trunk.config.hidden_act != "silu":
         return None

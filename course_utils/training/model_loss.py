@@ -15,10 +15,8 @@ from torch.autograd.function import once_differentiable
 
 from course_utils.data.batches import Batch
 from course_utils.data.encode import IGNORED
+from course_utils.models.kernels import CHUNK_ELEMENTS
 from course_utils.models.lean import is_lean, trunk_of_llama, unwrapped
-
-# Logits that exist at once: 16 MB in float32.
-CHUNK_ELEMENTS = 2**22
 
 
 def model_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -43,9 +41,13 @@ def cross_entropy_of_head(hidden: Tensor, head: nn.Module, targets: Tensor) -> T
         targets: A token for each, (n,).
     """
     is_plain = type(head) is nn.Linear and head.bias is None and not head._forward_hooks
-    if not is_plain or torch.is_autocast_enabled(hidden.device.type):
+    if not is_plain:
         return nn.functional.cross_entropy(head(hidden).float(), targets)
-    return _HeadLoss.apply(hidden, head.weight, targets)
+    kind = hidden.device.type
+    is_mixed = torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if is_mixed else hidden.dtype
+    with torch.autocast(kind, enabled=False):
+        return _HeadLoss.apply(hidden, head.weight, targets, dtype)
 
 
 def _language_loss(model: nn.Module, trunk: nn.Module, batch: Batch) -> Tensor:
@@ -87,34 +89,42 @@ class _HeadLoss(torch.autograd.Function):
     """Mean cross-entropy of ``hidden W^T``; its gradients are made while the logits are there."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:  # noqa: ANN401
-        needs_hidden, needs_weight, _ = ctx.needs_input_grad
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        needs_hidden, needs_weight, *_ = ctx.needs_input_grad
         by_hidden = torch.empty_like(hidden) if needs_hidden else None
         by_weight = torch.zeros_like(weight) if needs_weight else None
-        total, n = hidden.new_zeros((), dtype=torch.float32), len(targets)
+        matrix, total = weight.to(dtype), hidden.new_zeros((), dtype=torch.float32)
         size = max(1, CHUNK_ELEMENTS // len(weight))
-        for start in range(0, n, size):
-            part, wanted = hidden[start : start + size], targets[start : start + size, None]
-            logits = (part @ weight.T).float()
-            chosen = logits.gather(1, wanted)
-            log_sums = logits.logsumexp(dim=1, keepdim=True)
+        for start in range(0, len(targets), size):
+            part = hidden[start : start + size].to(dtype)
+            wanted = targets[start : start + size, None]
+            logits = (part @ matrix.T).float()
+            chosen, log_sums = logits.gather(1, wanted), logits.logsumexp(dim=1, keepdim=True)
             total += (log_sums - chosen).sum()
             if not (needs_hidden or needs_weight):
                 continue
+            # Probabilities less the target's 1: at most 1, so that 16 bits hold them as they are.
             error = logits.sub_(log_sums).exp_()
             error.scatter_add_(1, wanted, error.new_full((1, 1), -1.0).expand_as(wanted))
-            error = error.div_(n).to(hidden.dtype)
+            error = error.to(dtype)
             if needs_hidden:
-                by_hidden[start : start + size] = error @ weight
+                by_hidden[start : start + size] = error @ matrix
             if needs_weight:
-                by_weight.addmm_(error.T, part)
+                by_weight += error.T @ part
         ctx.save_for_backward(by_hidden, by_weight)
-        return total / n
+        ctx.n_targets = len(targets)
+        return total / len(targets)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # noqa: ANN401
-        by_hidden, by_weight = (
-            None if part is None else part.mul(gradient) for part in ctx.saved_tensors
-        )
-        return by_hidden, by_weight, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        factor = gradient / ctx.n_targets
+        parts = ctx.saved_tensors
+        scaled = (None if part is None else (part * factor).to(part.dtype) for part in parts)
+        return *scaled, None, None

@@ -84,25 +84,43 @@ def lines_of(row: dict) -> Iterator[str]:
         yield f"  {r['ours']}: {interval} {what} {r['theirs']}"
 
 
+def readme_rows(record: dict) -> Iterator[str]:
+    """Yield the rows of the README's table: what, against whom, and the median ratio."""
+    for part in record["parts"]:
+        for r in part["ratios"]:
+            what = "of its time" if part["is_time"] else "times"
+            pair = f"{r['ours']} : {r['theirs']}"
+            interval = f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
+            yield f"| {part['name']} | {pair} | {interval} {what} |"
+
+
+def record_with(rows: list[dict]) -> dict:
+    """Return the record with some parts measured anew, the others as they were."""
+    path, parts = data_dir() / "results" / "benchmarks.json", {}
+    if path.is_file():
+        parts = {part["name"]: part for part in json.loads(path.read_text())["parts"]}
+    parts |= {row["name"]: row for row in rows}
+    ordered = [parts[part.name] for part in PARTS if part.name in parts]
+    return {"machine": machine(), "parts": ordered}
+
+
 def main() -> None:
-    """Print the table and write it."""
+    """Print the table and write it, part by part."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="the first one is not counted")
-    parser.add_argument("--only", default="", help="parts whose name holds this; writes nothing")
+    parser.add_argument("--only", default="", help="parts whose name holds this")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    rows = []
     for part in PARTS:
         if options.only in part.name:
-            rows.append(measure(part, options.rounds))
-            sys.stdout.write("\n".join(lines_of(rows[-1])) + "\n")
+            row = measure(part, options.rounds)
+            sys.stdout.write("\n".join(lines_of(row)) + "\n")
             sys.stdout.flush()
-    if not options.only:
-        record = {"machine": machine(), "parts": rows}
-        write_text(data_dir() / "results" / "benchmarks.json", json.dumps(record, indent=1) + "\n")
+            record = json.dumps(record_with([row]), indent=1)
+            write_text(data_dir() / "results" / "benchmarks.json", record + "\n")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Each part of the benchmark runs, on as little as it takes; and its ratios are what they say."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
+from course_utils.paths import data_dir
 from tests.benchmarks import __main__ as program
-from tests.benchmarks import adapters, rlhf, soft_prompts, start, training
+from tests.benchmarks import adapters, rlhf, scale, soft_prompts, start, training
 from tests.benchmarks.contest import Contest, Part, bootstrap, compete, ratios_of
 
 SMALL_PPO = replace(
@@ -91,3 +93,21 @@ def test_a_part_is_measured_and_told() -> None:
 
 def test_the_machine_is_described_without_its_name() -> None:
     assert set(program.machine()) == {"date", "processor", "threads", "torch", "python"}
+
+
+def test_a_step_is_measured_at_a_scale() -> None:
+    point = scale.measure("batch", scale.build("4.7M"), "4.7M", 2, 16)
+    assert point.tokens_per_second > 0
+    # Six times parameters times tokens, less the embedding, which is no product but for the head.
+    n_parameters = 4.7e6
+    assert 5 * n_parameters * 32 < point.flops < 7 * n_parameters * 32
+    assert point.peak_bytes > 4 * 4 * n_parameters
+
+
+def test_the_readme_quotes_the_record_and_nothing_else() -> None:
+    record = json.loads((data_dir() / "results" / "benchmarks.json").read_text())
+    readme = (data_dir().parent / "README.md").read_text().splitlines()
+    head = readme.index("| on the same work | who | ratio |")
+    rows = list(program.readme_rows(record))
+    assert readme[head + 2 : head + 2 + len(rows)] == rows
+    assert min(part["rounds"] for part in record["parts"]) >= 8

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 
+import peft
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from course_utils.models import kernels
 from course_utils.models.cache import roomy_cache
 from course_utils.models.decoder import can_decode, decode, read_prompts
 from course_utils.models.lean import is_lean, lean, trunk_of_llama
+from course_utils.training.model_loss import model_loss
 
 SIZES = {
     "hidden_size": 32,
@@ -165,6 +167,19 @@ def test_other_architectures_are_left_alone():
         assert vars(model.transformer) == before
     windowed = AutoModelForCausalLM.from_config(MistralConfig(**SIZES, sliding_window=8))
     assert trunk_of_llama(windowed) is None
+
+
+def test_pefts_wrapper_is_looked_into_unless_it_has_virtual_tokens():
+    ids = torch.arange(5)[None]
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    prompt = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    for config, is_known in ((lora, True), (prompt, False)):
+        model = peft.get_peft_model(build(), config)
+        assert (trunk_of_llama(model) is not None) == is_known
+        expected = model(input_ids=ids, labels=ids).loss
+        with lean(model):
+            found = model_loss(model, {"input_ids": ids, "labels": ids})
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_an_error_leaves_the_trunk_as_it_was():

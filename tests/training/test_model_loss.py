@@ -10,10 +10,14 @@ from transformers import (
     LlamaConfig,
 )
 
+from course_utils.memory import estimate
+from course_utils.methods.full import FullFineTuning
+from course_utils.models import lean as lean_module
 from course_utils.models.lean import lean
 from course_utils.training import model_loss as module
+from course_utils.training import train
 from course_utils.training.model_loss import cross_entropy_of_head, model_loss
-from tests.training.runs import tiny_llama
+from tests.training.runs import quick, tiny_llama
 
 
 def batch(*, is_packed: bool = False) -> dict[str, torch.Tensor]:
@@ -105,3 +109,35 @@ def test_no_more_logits_than_a_chunk_exist(monkeypatch: pytest.MonkeyPatch):
     hidden.grad = head.weight.grad = None
     (3 * nn.functional.cross_entropy(head(hidden), targets)).backward()
     torch.testing.assert_close(ours, (hidden.grad, head.weight.grad))
+
+
+def test_under_autocast_the_loss_is_that_of_the_head_in_16_bits():
+    torch.manual_seed(0)
+    head, hidden = nn.Linear(8, 32, bias=False), torch.randn(11, 8, requires_grad=True)
+    targets = torch.randint(32, (11,))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = cross_entropy_of_head(hidden, head, targets)
+        expected = nn.functional.cross_entropy(head(hidden).float(), targets)
+    torch.testing.assert_close(found, expected)
+    inputs = [hidden, head.weight]
+    ours, theirs = (torch.autograd.grad(loss, inputs) for loss in (found, expected))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.dtype == torch.float32
+        torch.testing.assert_close(mine, other, rtol=0.05, atol=2e-3)
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_the_estimate_knows_that_logits_are_made_of_targets_alone(
+    share: float, monkeypatch: pytest.MonkeyPatch
+):
+    """Measured under transformers' own pass, as on a GPU; the vocabulary dominates."""
+    monkeypatch.setattr(lean_module, "IS_ON", False)
+    model = tiny_llama(vocab_size=4000)
+    rows = [list(range(1, 61)) for _ in range(16)]
+    n_prompt = round(60 * (1 - share))
+    examples = [{"input_ids": r, "labels": [-100] * n_prompt + r[n_prompt:]} for r in rows]
+    measured = train(model, examples, quick(max_steps=2)).peak_bytes
+    options = {"batch_size": 8, "seq_len": 60}
+    predicted = estimate(model, FullFineTuning(), target_share=share, **options)
+    assert predicted.peak_bytes == pytest.approx(measured, rel=0.1)
+    assert predicted.logits_bytes < estimate(model, FullFineTuning(), **options).logits_bytes
