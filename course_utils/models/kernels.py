@@ -83,7 +83,11 @@ def low_rank_linear(
 
     The update is added to the product as it is made, and its gradient to the gradient of ``x``.
     """
-    return _LowRankLinear.apply(x, weight, bias, A, B, scaling)
+    if torch.is_grad_enabled():
+        return _LowRankLinear.apply(x, weight, bias, A, B, scaling)
+    rows = x.reshape(-1, x.shape[-1])
+    product = torch.nn.functional.linear(rows, weight, bias)
+    return product.addmm_(rows @ A.T, B.T, alpha=scaling).view(*x.shape[:-1], -1)
 
 
 def spread(x: Tensor, rows: Tensor, places: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def test_values_that_lie_between_two_levels_in_short_last_blocks(kind: str, shap
 
 
 def test_the_library_restores_wrongly_where_blocks_run_over_rows_on_the_cpu():
-    """A known fault of its CPU kernel, measured so that we notice when it is mended."""
+    """A known fault of its AVX-512 kernel, measured so that we notice when it is mended."""
     torch.manual_seed(0)
     weight = torch.randn(192, 192)
     packed, state = functional.quantize_4bit(weight, blocksize=128, quant_type="nf4")
@@ -75,7 +75,10 @@ def test_the_library_restores_wrongly_where_blocks_run_over_rows_on_the_cpu():
         return ((restored - weight).square().mean() / weight.square().mean()).item()
 
     assert error(ours) < 0.012
-    assert error(theirs) > 3 * error(ours)
+    is_wrong = error(theirs) > 3 * error(ours)
+    assert is_wrong or torch.allclose(theirs, ours, atol=1e-6)
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        assert is_wrong
 
 
 @pytest.mark.parametrize("block_size", [64, 128, 256])
