@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from course_utils.memory.trained import AddedModule
 from course_utils.methods.layers import dtype_of, weight_of
 from course_utils.methods.lora import LoRAConfig, LoRALinear
-from course_utils.models.kernels import low_rank_linear
+from course_utils.models.kernels import low_rank_linear, without_autocast
 from course_utils.validation import check_flag
 
 
@@ -84,8 +84,9 @@ def _norms_of_sum(weight: Tensor, A: Tensor, B: Tensor) -> Tensor:
 
     ``||w + b A||^2 = ||w||^2 + 2 (A w) b + b (A A^T) b``, for each row w of W and b of B.
     """
-    mixed = (2 * weight @ A.T).addmm_(B, A @ A.T)
-    squares = weight.square().sum(dim=1) + (mixed * B).sum(dim=1)
+    with without_autocast(weight):  # A difference of squares loses digits.
+        mixed = (2 * weight @ A.T).addmm_(B, A @ A.T)
+        squares = weight.square().sum(dim=1) + (mixed * B).sum(dim=1)
     return squares.clamp(min=0).sqrt()
 
 

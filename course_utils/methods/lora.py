@@ -24,7 +24,7 @@ from course_utils.methods.layers import (
     weight_of,
     wrap_layers,
 )
-from course_utils.models.kernels import low_rank_linear
+from course_utils.models.kernels import autocast_dtype, low_rank_linear
 from course_utils.validation import check_count, check_flag, check_number, keep_plain
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class LowRankLinear(AdaptedLinear, ABC):
             is_plain
             and x.dtype == A.dtype == base.weight.dtype
             and not (base.weight.requires_grad or (self.training and self.dropout.p))
-            and not torch.is_autocast_enabled(x.device.type)
+            and autocast_dtype(x) is None
         )
 
     def plain_and_update(self) -> tuple[nn.Module, tuple[Tensor, Tensor, float] | None]:

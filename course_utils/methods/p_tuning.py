@@ -14,6 +14,7 @@ from course_utils.methods.virtual_tokens import (
     among_embeddings,
     mlp,
 )
+from course_utils.models.kernels import without_autocast
 from course_utils.validation import check_choice, check_count, check_number
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class LSTMEncoder(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (n, d_model) to the same shape."""
         # Not every processor has an LSTM in 16 bits, and this one reads a handful of tokens.
-        with torch.autocast(tokens.device.type, enabled=False):
+        with without_autocast(tokens):
             return self.mlp(self.lstm(tokens[None])[0])[0]
 
 

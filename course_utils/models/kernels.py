@@ -7,7 +7,7 @@ autograd makes of what is negated, joined or transposed. float32, no second deri
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +19,20 @@ MAX_SPELT_OUT_TOKENS = 128
 # Logits that exist at once while a loss is computed at targets alone.
 CHUNK_ELEMENTS = 2**22
 _is_forward = False
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Return the type that autocast computes in where ``x`` is, or None where it is off."""
+    kind = x.device.type
+    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if is_on else None
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Compute in the types that the tensors have, on the device of ``x``."""
+    kind = x.device.type
+    is_known = torch.amp.is_autocast_available(kind)
+    return torch.autocast(kind, enabled=False) if is_known else nullcontext()
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from course_utils.data.batches import Batch
 from course_utils.data.encode import IGNORED
-from course_utils.models.kernels import CHUNK_ELEMENTS
+from course_utils.models.kernels import CHUNK_ELEMENTS, autocast_dtype, without_autocast
 from course_utils.models.lean import is_lean, trunk_of_llama, unwrapped
 
 
@@ -43,10 +43,8 @@ def cross_entropy_of_head(hidden: Tensor, head: nn.Module, targets: Tensor) -> T
     is_plain = type(head) is nn.Linear and head.bias is None and not head._forward_hooks
     if not is_plain:
         return nn.functional.cross_entropy(head(hidden).float(), targets)
-    kind = hidden.device.type
-    is_mixed = torch.is_autocast_enabled(kind)
-    dtype = torch.get_autocast_dtype(kind) if is_mixed else hidden.dtype
-    with torch.autocast(kind, enabled=False):
+    dtype = autocast_dtype(hidden) or hidden.dtype
+    with without_autocast(hidden):
         return _HeadLoss.apply(hidden, head.weight, targets, dtype)
 
 

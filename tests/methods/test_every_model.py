@@ -338,3 +338,9 @@ def test_peft_counts_as_carrying():
     inner = peft.get_peft_model(build("llama"), lora).base_model.model
     with pytest.raises(ValueError, match=r"carries model\.layers\.0\.self_attn\.q_proj"):
         quantize_model(inner)
+
+
+@pytest.mark.parametrize("method", [*LAYERS.values(), *PROMPTS.values()], ids=[*LAYERS, *PROMPTS])
+def test_shapes_alone_are_computed_on_the_meta_device(method: object):
+    model = apply(build("llama"), method).to("meta")
+    assert model(input_ids=IDS.to("meta")).logits.shape == (*IDS.shape, VOCABULARY)

