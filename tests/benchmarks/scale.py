@@ -151,7 +151,7 @@ def draw(measured: list[Point]) -> None:
         for row, (name, value) in enumerate(rows.items()):
             place = grid[row][column]
             place.plot([str(label(p)) for p in some], [value(p) for p in some], marker="o")
-            place.set_ylim(bottom=0)
+            place.set_ylim(0, 1.1 * max(map(value, some)))
             place.spines[["top", "right"]].set_visible(False)
             if column == 0:
                 place.set_ylabel(name)
