@@ -3,27 +3,29 @@
 Runs of two methods that share their seeds are compared seed by seed (``paired_difference``), runs
 that share nothing by Welch's test (``welch_difference``), two single runs item by item of the test
 set (``bootstrap_difference``). Each gives a ``Difference``, and ``verdict`` says what it is worth:
-*better* or *worse*, *equal within* a margin that was stated before, or *cannot be told apart*, which
-is not the same as equal. A table that asks several questions corrects for it (``verdicts``).
+*better* or *worse*, *equal within* a margin that was stated before, or *cannot be told apart*,
+which is not the same as equal. A table that asks several questions corrects for it
+(``verdicts``).
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import TypeVar
 
 from course_utils.validation import (
     check_as_many,
     check_count,
     check_number,
     plain_list,
-    shown,
 )
 
 # Beyond it, squares overflow.
 LARGEST = 1e150
 BETTER, WORSE, UNDECIDED = "better", "worse", "cannot be told apart"
 
+Name = TypeVar("Name")
 Runs = Sequence[float] | Mapping[int, float]
 
 
@@ -181,8 +183,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def verdicts(
-    differences: Mapping[str, Difference], *, margin: float | None = None, level: float = 0.05
-) -> dict[str, str]:
+    differences: Mapping[Name, Difference], *, margin: float | None = None, level: float = 0.05
+) -> dict[Name, str]:
     """Return what each difference of one table is worth, corrected for being several.
 
     ``better`` or ``worse`` where Holm's p is below ``level``. With a margin, ``equal within`` it

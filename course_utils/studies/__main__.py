@@ -7,9 +7,10 @@ import torch
 import typer
 
 from course_utils.studies.definitions import STUDIES
-from course_utils.studies.runner import best_runs, run_study
+from course_utils.studies.runner import run_study
 from course_utils.studies.tables import largest_distinct_set, markdown_table
 from course_utils.studies.tasks import Row
+from course_utils.studies.tuning import best_runs
 
 
 def main(
@@ -39,14 +40,13 @@ def main(
     for task in study.tasks:
         scores = {m: [r["test"] for r in best_runs(rows, task, m)] for m in study.methods}
         distinct = largest_distinct_set({m: v for m, v in scores.items() if len(v) > 1})
-        typer.echo(f"{task}: two standard errors tell apart {', '.join(distinct)}")
+        typer.echo(f"{task}: told apart, pair by pair: {', '.join(distinct)}")
 
 
 def _report(row: Row) -> None:
-    typer.echo(
-        f"{row['task']:12} {row['method']:12} {row['learning_rate']:.0e} n={row['n_examples']} "
-        f"seed {row['seed']}: {row['test']:.3f} ({row['seconds']} s), recall {row['recall']:.3f}"
-    )
+    what = f"{row['task']:12} {row['method']:12} {row['learning_rate']:.0e} n={row['n_examples']} "
+    result = f"{row['test']:.3f} ({row['seconds']} s)" if "test" in row else row["diverged"]
+    typer.echo(f"{what} seed {row['seed']}: {result}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The methods that are compared, and the learning rates each is tried with."""
+"""The methods that are compared, and where the search for each one's learning rate begins."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,6 @@ from course_utils.quantization import quantize_model
 from course_utils.rlhf.assistant import ASSISTANT, REWARD, copy_trunk, load_assistant
 from course_utils.studies.trl.trainers import lora_of_peft
 
-Rates = tuple[float, ...]
 RANKS = (1, 2, 4, 8, 16)
 # Inner widths whose two adapters a block train as many parameters as LoRA of rank 1, 2, 4 and 8 on
 # all linear layers of the embedded model, within 6 %; one a block of 16 as many as rank 2.
@@ -34,24 +33,24 @@ PROMPT_TEXT = "Was it good or bad? A review:"
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A method and the learning rates it is tried with.
+    """A method and where the search for its learning rate begins.
 
     Args:
         put_on: Puts the method on a freshly loaded model and returns the model to train.
-        rates: Learning rates, tried on validation data.
+        rate: The first rate that is tried, 1 or 3 times a power of ten; see ``tuning.search``.
         is_pretrained: Whether the model starts from the pretrained weights.
         ranks: Ranks that the trained model is scored at, if one training serves several.
     """
 
     put_on: Callable[[nn.Module], nn.Module]
-    rates: Rates
+    rate: float
     is_pretrained: bool = True
     ranks: tuple[int, ...] = ()
 
 
 def _ours(
     method: Method,
-    rates: Rates,
+    rate: float,
     *,
     is_quantized: bool = False,
     **options: Any,  # noqa: ANN401
@@ -59,26 +58,26 @@ def _ours(
     def put_on(model: nn.Module) -> nn.Module:
         return apply(quantize_model(model) if is_quantized else model, method)
 
-    return Candidate(put_on=put_on, rates=rates, **options)
+    return Candidate(put_on=put_on, rate=rate, **options)
 
 
-def _peft(make_config: Callable[[list[str] | None], Any], rates: Rates) -> Candidate:
+def _peft(make_config: Callable[[list[str] | None], Any], rate: float) -> Candidate:
     def put_on(model: nn.Module) -> nn.Module:
         from peft import get_peft_model
 
         return get_peft_model(model, make_config(["score"] if hasattr(model, "score") else None))
 
-    return Candidate(put_on=put_on, rates=rates)
+    return Candidate(put_on=put_on, rate=rate)
 
 
-def _frozen(rates: Rates, **options: Any) -> Candidate:  # noqa: ANN401
+def _frozen(rate: float, **options: Any) -> Candidate:  # noqa: ANN401
     def put_on(model: nn.Module) -> nn.Module:
         # A classifier's head is new and always trains; a language model's is the embedding's twin.
         is_classifier = hasattr(model, "score")
         config = {"train_head": is_classifier} | options
         return apply(model, FrozenFineTuning(**config))
 
-    return Candidate(put_on=put_on, rates=rates)
+    return Candidate(put_on=put_on, rate=rate)
 
 
 def _prompt_from_text(model: nn.Module) -> nn.Module:
@@ -93,7 +92,7 @@ def _reward_on_assistant(put_on: Callable[[nn.Module], nn.Module]) -> Candidate:
     def on_assistant(model: nn.Module) -> nn.Module:
         return put_on(copy_trunk(load_assistant(), model))
 
-    return Candidate(put_on=on_assistant, rates=(3e-3,))
+    return Candidate(put_on=on_assistant, rate=3e-3)
 
 
 def _pissa(head: list[str] | None) -> Any:  # noqa: ANN401
@@ -101,7 +100,7 @@ def _pissa(head: list[str] | None) -> Any:  # noqa: ANN401
 
     return LoraConfig(
         r=8,
-        lora_alpha=8,
+        lora_alpha=16,
         target_modules="all-linear",
         exclude_modules=head,
         modules_to_save=head,
@@ -126,65 +125,56 @@ def _ia3(head: list[str] | None) -> Any:  # noqa: ANN401
 
 
 CANDIDATES = {
-    "random_init": _ours(FullFineTuning(), (1e-3, 3e-3), is_pretrained=False),
-    "head": _frozen((1e-2, 3e-2), train_head=True),
-    "norms": _frozen((3e-3, 1e-2), train_norms=True),
-    "last_layers": _frozen((3e-4, 1e-3), last_n_layers=2),
-    **{f"lora_r{r}": _ours(LoRAConfig(rank=r, alpha=2 * r), (3e-3, 1e-2, 2e-2)) for r in RANKS},
-    **{f"dora_r{r}": _ours(DoRAConfig(rank=r, alpha=2 * r), (3e-3, 1e-2, 2e-2)) for r in RANKS},
-    "full": _ours(FullFineTuning(), (3e-4, 1e-3)),
-    # One alpha and one rate for every rank: what the scaling makes of it.
-    **{f"alpha16_r{r}": _ours(LoRAConfig(rank=r, alpha=16), (3e-3,)) for r in (4, 32, 128)},
+    "random_init": _ours(FullFineTuning(), 1e-3, is_pretrained=False),
+    "head": _frozen(3e-2, train_head=True),
+    "norms": _frozen(1e-2, train_norms=True),
+    "last_layers": _frozen(1e-3, last_n_layers=2),
+    **{f"lora_r{r}": _ours(LoRAConfig(rank=r, alpha=2 * r), 1e-2) for r in RANKS},
+    **{f"dora_r{r}": _ours(DoRAConfig(rank=r, alpha=2 * r), 1e-2) for r in RANKS},
+    "full": _ours(FullFineTuning(), 1e-3),
+    # One alpha for every rank, and for each its own rate: what the scaling makes of it.
+    **{f"alpha16_r{r}": _ours(LoRAConfig(rank=r, alpha=16), 3e-3) for r in (4, 32, 128)},
     **{
-        f"rslora_r{r}": _ours(LoRAConfig(rank=r, alpha=16, use_rslora=True), (3e-3,))
+        f"rslora_r{r}": _ours(LoRAConfig(rank=r, alpha=16, use_rslora=True), 3e-3)
         for r in (4, 32, 128)
     },
+    **{f"lora_alpha{alpha}": _ours(LoRAConfig(rank=8, alpha=alpha), 1e-2) for alpha in (4, 16, 64)},
     **{
-        f"lora_alpha{alpha}": _ours(LoRAConfig(rank=8, alpha=alpha), (1e-3, 3e-3, 1e-2, 3e-2))
-        for alpha in (4, 16, 64)
-    },
-    **{
-        f"lora_{name}": _ours(
-            LoRAConfig(rank=rank, alpha=2 * rank, target_modules=targets), (3e-3, 1e-2, 2e-2)
-        )
+        f"lora_{name}": _ours(LoRAConfig(rank=rank, alpha=2 * rank, target_modules=targets), 1e-2)
         for name, rank, targets in (
             ("qv", 32, ("q_proj", "v_proj")),
             ("attention", 16, ("q_proj", "k_proj", "v_proj", "o_proj")),
             ("mlp", 14, ("gate_proj", "up_proj", "down_proj")),
         )
     },
-    "dylora": _ours(DyLoRAConfig(rank=8, alpha=4), (3e-3, 1e-2), ranks=(1, 2, 4, 8)),
-    "qdylora": _ours(
-        DyLoRAConfig(rank=8, alpha=4), (3e-3, 1e-2), is_quantized=True, ranks=(1, 2, 4, 8)
-    ),
-    "qlora": _ours(LoRAConfig(rank=8, alpha=16), (1e-2, 2e-2), is_quantized=True),
-    "qdora": _ours(DoRAConfig(rank=8, alpha=16), (1e-2, 2e-2), is_quantized=True),
-    "nola": _ours(NOLAConfig(rank=8, alpha=16, n_bases=64), (3e-2, 1e-1)),
-    "pissa": _peft(_pissa, (1e-3, 3e-3)),
-    "vera": _peft(_vera, (3e-2, 1e-1)),
-    "ia3": _peft(_ia3, (3e-2, 1e-1)),
+    "dylora": _ours(DyLoRAConfig(rank=8, alpha=4), 1e-2, ranks=(1, 2, 4, 8)),
+    "qdylora": _ours(DyLoRAConfig(rank=8, alpha=4), 1e-2, is_quantized=True, ranks=(1, 2, 4, 8)),
+    "qlora": _ours(LoRAConfig(rank=8, alpha=16), 1e-2, is_quantized=True),
+    "qdora": _ours(DoRAConfig(rank=8, alpha=16), 1e-2, is_quantized=True),
+    "nola": _ours(NOLAConfig(rank=8, alpha=16, n_bases=64), 3e-2),
+    "pissa": _peft(_pissa, 3e-3),
+    "vera": _peft(_vera, 3e-2),
+    "ia3": _peft(_ia3, 3e-2),
     **{
-        f"bottleneck_m{m}": _ours(BottleneckConfig(bottleneck_size=m), (1e-2, 3e-2))
+        f"bottleneck_m{m}": _ours(BottleneckConfig(bottleneck_size=m), 1e-2)
         for m in BOTTLENECK_SIZES
     },
-    "pfeiffer_m16": _ours(BottleneckConfig(bottleneck_size=16, placement="pfeiffer"), (1e-2, 3e-2)),
+    "pfeiffer_m16": _ours(BottleneckConfig(bottleneck_size=16, placement="pfeiffer"), 1e-2),
     **{
-        f"prompt_n{n}": _ours(PromptTuningConfig(num_virtual_tokens=n), (3e-2, 1e-1, 3e-1))
+        f"prompt_n{n}": _ours(PromptTuningConfig(num_virtual_tokens=n), 1e-1)
         for n in PROMPT_LENGTHS
     },
     **{
-        f"p_tuning_v2_n{n}": _ours(PTuningV2Config(num_virtual_tokens=n), (1e-2, 3e-2, 1e-1))
+        f"p_tuning_v2_n{n}": _ours(PTuningV2Config(num_virtual_tokens=n), 3e-2)
         for n in PROMPT_LENGTHS
     },
-    "p_tuning_n16": _ours(PTuningConfig(num_virtual_tokens=16), (1e-3, 3e-3, 1e-2)),
-    "prefix_n16": _ours(
-        PrefixTuningConfig(num_virtual_tokens=16, projection=True), (1e-3, 3e-3, 1e-2)
-    ),
+    "p_tuning_n16": _ours(PTuningConfig(num_virtual_tokens=16), 3e-3),
+    "prefix_n16": _ours(PrefixTuningConfig(num_virtual_tokens=16, projection=True), 3e-3),
     # At the rate that was best for tokens drawn from the vocabulary.
-    "prompt_random": _ours(PromptTuningConfig(num_virtual_tokens=16, init="random"), (3e-2,)),
-    "prompt_text": Candidate(put_on=_prompt_from_text, rates=(3e-2,)),
-    "assistant_lora": _ours(ASSISTANT, (3e-3,)),
-    "assistant_peft": _peft(partial(lora_of_peft, ASSISTANT), (3e-3,)),
+    "prompt_random": _ours(PromptTuningConfig(num_virtual_tokens=16, init="random"), 3e-2),
+    "prompt_text": Candidate(put_on=_prompt_from_text, rate=3e-2),
+    "assistant_lora": _ours(ASSISTANT, 3e-3),
+    "assistant_peft": _peft(partial(lora_of_peft, ASSISTANT), 3e-3),
     "reward_lora": _reward_on_assistant(partial(apply, method=REWARD)),
-    "reward_peft": _reward_on_assistant(_peft(partial(lora_of_peft, REWARD), ()).put_on),
+    "reward_peft": _reward_on_assistant(_peft(partial(lora_of_peft, REWARD), 3e-3).put_on),
 }

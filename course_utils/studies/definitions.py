@@ -16,9 +16,7 @@ class Study:
         methods: Names of methods.
         seeds: Seeds of the compared runs.
         sizes: Training examples of each run; None for all of them.
-        rates_from: Study whose choice of learning rates is taken over, and its runs where they are
-            the same; None tries each method's rates with the first seed and keeps the best on
-            validation data.
+        runs_from: Study whose runs are taken over where they are the same.
     """
 
     name: str
@@ -26,7 +24,7 @@ class Study:
     methods: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     sizes: tuple[int | None, ...] = (None,)
-    rates_from: str | None = None
+    runs_from: str | None = None
 
 
 STUDIES = {
@@ -51,7 +49,7 @@ STUDIES = {
             tasks=("sentiment",),
             methods=("head", "norms", "last_layers", "full"),
             sizes=(20, 60, 200, 600, None),
-            rates_from="separation",
+            runs_from="separation",
         ),
         Study(
             name="ranks",
@@ -75,7 +73,6 @@ STUDIES = {
         Study(
             name="alpha",
             tasks=("dialect",),
-            seeds=(0,),
             methods=tuple(f"lora_alpha{alpha}" for alpha in (4, 16, 64)),
         ),
         Study(
@@ -138,7 +135,6 @@ STUDIES = {
             tasks=("following_trl",),
             methods=("assistant_peft",),
             sizes=(5000,),
-            seeds=(0, 1),
         ),
         Study(
             name="reward_data",

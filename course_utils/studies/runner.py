@@ -1,8 +1,10 @@
 """Running a study: every run is one line of a JSONL file, and what is there is not run again."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +19,8 @@ from course_utils.studies.candidates import CANDIDATES
 from course_utils.studies.definitions import Study
 from course_utils.studies.records import Key, Records, header
 from course_utils.studies.tasks import TASKS, WORD_TASKS, Row, Task
-from course_utils.training import RunResult, TrainingConfig
+from course_utils.studies.tuning import TUNING_SEEDS, search, validation_of
+from course_utils.training import RunResult, TrainingConfig, TrainingDivergedError
 from course_utils.validation import check_choice, check_count
 
 if TYPE_CHECKING:
@@ -77,7 +80,7 @@ def fit(
 
     Returns:
         A row: what was run, trained parameters, seconds, a score a split, and the recall and the
-        perplexity of the country that are left.
+        perplexity of the country that are left. Of a run that diverged: when, and no score.
 
     Raises:
         ValueError: If there is no such method; see also :func:`tune`.
@@ -88,16 +91,21 @@ def fit(
     load = load_base_model if candidate.is_pretrained else build_random_model
     head = {"num_labels": task.num_labels, "label_level": task.label_level}
     model = candidate.put_on(load("embedded", **head))
-    result = tune(
-        model, tokenizer, task, learning_rate, seed=seed, n_examples=n_examples, show_progress=False
-    )
-    return {
+    what = {
         "task": task.name,
         "method": method,
         "learning_rate": learning_rate,
         "seed": seed,
         "n_examples": n_examples,
         "trained": count_parameters(model).trainable,
+    }
+    options = {"seed": seed, "n_examples": n_examples, "show_progress": False}
+    try:
+        result = tune(model, tokenizer, task, learning_rate, **options)
+    except TrainingDivergedError as error:
+        return what | {"validation": None, "diverged": str(error)}
+    return {
+        **what,
         "seconds": round(result.seconds, 1),
         "train_loss": result.losses[-1],
         **score_row(task, model, ("validation", *task.test_splits)),
@@ -177,11 +185,11 @@ def run_study(study: Study, on_run: Callable[[Row], None] | None = None) -> list
         check_choice("task", task, ALL_TASKS)
     for method in study.methods:
         check_choice("method", method, CANDIDATES)
-    others = {_key(row): row for row in load_results(study.rates_from)} if study.rates_from else {}
+    others = {_key(row): row for row in load_results(study.runs_from)} if study.runs_from else {}
     records = Records(results_path(study.name), KEY)
     records.take_up(header(study.name, study.seeds, command=_command(study.name)))
 
-    def once(task: str, method: str, rate: float, seed: int, size: int | None) -> Row:
+    def once(task: str, method: str, size: int | None, rate: float, seed: int) -> Row:
         key = (task, method, rate, seed, size)
 
         def make() -> Row:
@@ -194,49 +202,22 @@ def run_study(study: Study, on_run: Callable[[Row], None] | None = None) -> list
         return records.once(key, make, on_run)
 
     for task in study.tasks:
-        once(task, "base", 0.0, 0, None)
-        for method in study.methods:
-            rate = _chosen_rate(study, task, method, once)
-            for size, seed in _pairs(study):
-                once(task, method, rate, seed, size)
+        once(task, "base", None, 0.0, 0)
+        for method, size in product(study.methods, study.sizes):
+            run = partial(once, task, method, size)
+            rate = search(CANDIDATES[method].rate, partial(_mean_validation, run))
+            for seed in study.seeds:
+                run(rate, seed)
     return records.rows
 
 
-def _command(name: str) -> str:
-    return f"python -m course_utils.studies {name}"
-
-
-def _chosen_rate(study: Study, task: str, method: str, once: Callable[..., Row]) -> float:
-    if study.rates_from:
-        chosen = best_runs(load_results(study.rates_from), task, method)
-        if not chosen:
-            raise ValueError(f"{study.rates_from} has no runs of {method} on {task}: make them")
-        return chosen[0]["learning_rate"]
-    rates = CANDIDATES[method].rates
-    tried = [once(task, method, rate, study.seeds[0], study.sizes[-1]) for rate in rates]
-    return max(tried, key=_validation)["learning_rate"]
-
-
-def _pairs(study: Study) -> Iterator[tuple[int | None, int]]:
-    return ((size, seed) for size in study.sizes for seed in study.seeds)
-
-
-def best_runs(
-    rows: Sequence[Row], task: str, method: str, *, n_examples: int | None = None
-) -> list[Row]:
-    """Return a method's runs, by seed, at the learning rate that was best on validation data."""
-    runs = [r for r in rows if _key(r)[:2] == (task, method) and r["n_examples"] == n_examples]
-    if not runs:
-        return []
-    first = [run for run in runs if run["seed"] == min(r["seed"] for r in runs)]
-    best = max(first, key=_validation)["learning_rate"]
-    return sorted((r for r in runs if r["learning_rate"] == best), key=lambda r: r["seed"])
-
-
-def _validation(row: Row) -> float:
-    """Return a run's score on validation data; that of a run that diverged is the worst."""
-    return -math.inf if math.isnan(row["validation"]) else row["validation"]
+def _mean_validation(run: Callable[[float, int], Row], rate: float) -> float:
+    return fmean(validation_of(run(rate, seed)) for seed in TUNING_SEEDS)
 
 
 def _key(row: Row) -> Key:
     return tuple(row[name] for name in KEY)
+
+
+def _command(name: str) -> str:
+    return f"python -m course_utils.studies {name}"

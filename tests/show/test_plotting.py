@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_utils.intervals import can_tell_apart, interval
 from course_utils.memory import estimate
 from course_utils.methods import FullFineTuning
 from course_utils.show.palette import (
@@ -196,22 +195,6 @@ def test_lora_darkens_with_rank():
     assert method_style("LoRA r=4") == method_style("lora_r4")
     assert method_style("lora_r4").colour == method_style("lora").colour
     assert method_style("lora_r16").colour == method_style("lora_r64").colour
-
-
-def test_the_interval_is_student_s():
-    """t(0.975, 2) = 4.303: values 1, 2, 3 have mean 2 and half width 4.303 / sqrt(3)."""
-    mean, low, high = interval([1.0, 2.0, 3.0])
-    assert (mean, low, high) == pytest.approx((2.0, 2 - 2.4841, 2 + 2.4841), abs=1e-3)
-    assert interval([5.0]) == (5.0, 5.0, 5.0)
-    with pytest.raises(ValueError, match="no values"):
-        interval([])
-
-
-def test_two_standard_errors():
-    assert can_tell_apart([1.0, 1.1, 0.9], [2.0, 2.1, 1.9])
-    assert not can_tell_apart([1.0, 1.4, 0.6], [1.1, 1.5, 0.7])
-    with pytest.raises(ValueError, match="2 seeds"):
-        can_tell_apart([1.0], [2.0, 3.0])
 
 
 def test_lines_that_are_no_method_are_told_apart_without_lending_a_colour():

@@ -26,6 +26,7 @@ from course_utils.studies import (
 from course_utils.studies import runner as study
 from course_utils.studies.__main__ import main
 from course_utils.studies.candidates import BOTTLENECK_SIZES, RANKS
+from course_utils.training import TrainingDivergedError
 
 
 def row(
@@ -40,17 +41,6 @@ def row(
         "validation": validation,
         "test": test,
     }
-
-
-def test_the_rate_is_chosen_on_validation_and_not_on_test():
-    rows = [
-        row("full", 0, 0.9, rate=1e-4, validation=0.7),
-        row("full", 0, 0.6, rate=1e-3, validation=0.8),
-        row("full", 1, 0.65, rate=1e-3),
-        row("full", 2, 0.62, rate=1e-3),
-    ]
-    assert [run["test"] for run in best_runs(rows, "topics", "full")] == [0.6, 0.65, 0.62]
-    assert best_runs(rows, "topics", "head") == []
 
 
 def test_methods_that_overlap_are_not_called_distinct():
@@ -92,49 +82,59 @@ def few(task: str, split: str):
     return rows.select(range(min(24, len(rows))))
 
 
-def test_a_study_is_taken_up_where_it_stopped(tmp_path, monkeypatch):
+@pytest.fixture
+def made(tmp_path, monkeypatch) -> list[tuple]:
+    """Runs that were made, each worth most at the lowest rate but one that the search can meet."""
     made = []
 
     def fake(task, method, rate, seed, *, n_examples=None):
-        made.append((method, rate, seed))
-        return row(method, seed, 0.5, rate=rate, validation=rate) | {"task": task.name}
+        made.append((rate, seed, n_examples))
+        score = row(method, seed, 0.5, rate=rate, validation=-abs(rate - 3e-3))
+        return score | {"task": task.name, "n_examples": n_examples}
 
     monkeypatch.setattr(study, "data_dir", lambda: tmp_path)
     monkeypatch.setattr(study, "fit", fake)
     monkeypatch.setattr(study, "base_row", lambda task: row("base", 0, 0.1, rate=0.0))
-    small = Study(name="small", tasks=("topics",), methods=("head",))
+    return made
+
+
+def test_a_study_is_taken_up_where_it_stopped(made, tmp_path):
+    small = Study(name="small", tasks=("topics",), methods=("head",), seeds=(0, 1, 2, 3, 4))
     first = run_study(small)
-    rates = CANDIDATES["head"].rates
-    assert made == [*[("head", r, 0) for r in rates], *[("head", rates[-1], s) for s in (1, 2)]]
+    tried = [(rate, seed, None) for rate in (3e-2, 1e-2, 1e-1, 3e-3, 1e-3) for seed in (0, 1, 2)]
+    assert made == [*tried, (3e-3, 3, None), (3e-3, 4, None)]
     path = tmp_path / "results" / "small.jsonl"
     lines = path.read_text().splitlines()
     assert json.loads(lines[0])["command"] == "python -m course_utils.studies small"
     path.write_text("\n".join(lines[:-2]) + "\n")
     made.clear()
     assert run_study(small) == first
-    assert made == [("head", rates[-1], s) for s in (1, 2)]
+    assert made == [(3e-3, 3, None), (3e-3, 4, None)]
 
 
-def test_a_study_takes_over_rates_and_runs_of_another(tmp_path, monkeypatch):
-    made = []
-
-    def fake(task, method, rate, seed, *, n_examples=None):
-        made.append((rate, seed, n_examples))
-        score = row(method, seed, 0.5, rate=rate, validation=rate)
-        return score | {"task": task.name, "n_examples": n_examples}
-
-    monkeypatch.setattr(study, "data_dir", lambda: tmp_path)
-    monkeypatch.setattr(study, "fit", fake)
-    monkeypatch.setattr(study, "base_row", lambda task: row("base", 0, 0.1, rate=0.0))
+def test_each_size_is_tuned_and_runs_of_another_study_are_taken_over(made):
     run_study(Study(name="first", tasks=("topics",), methods=("head",)))
+    n_runs = len(made)
     made.clear()
     sizes = Study(
-        name="sizes", tasks=("topics",), methods=("head",), sizes=(20, None), rates_from="first"
+        name="sizes", tasks=("topics",), methods=("head",), sizes=(20, None), runs_from="first"
     )
     rows = run_study(sizes)
-    best = CANDIDATES["head"].rates[-1]
-    assert made == [(best, seed, 20) for seed in (0, 1, 2)]
+    assert {size for *_, size in made} == {20}
+    assert len(made) == n_runs
     assert len(best_runs(rows, "topics", "head")) == 3
+
+
+def test_a_run_that_diverges_is_recorded_and_worst(monkeypatch):
+    def diverge(*args, **options):
+        raise TrainingDivergedError("loss is inf at step 3")
+
+    monkeypatch.setattr(study, "tune", diverge)
+    result = fit(TASKS["topics"], "head", 1.0, 0)
+    assert result["validation"] is None
+    assert result["diverged"] == "loss is inf at step 3"
+    rows = [result, row("head", 0, 0.4, validation=0.1)]
+    assert [run["learning_rate"] for run in best_runs(rows, "topics", "head")] == [1e-3]
 
 
 def test_what_does_not_exist_is_named_before_anything_runs(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from statistics import fmean
 
 import pytest
 
-from course_utils.intervals import can_tell_apart
+from course_utils.intervals import WORSE, paired_difference, verdict
 from course_utils.paths import data_dir
 from course_utils.studies import (
     STUDIES,
@@ -55,7 +55,7 @@ def test_the_best_method_is_far_above_the_base_model(task: str):
 def test_random_weights_are_clearly_worse_than_the_best_method(task: str):
     best = max(METHODS, key=lambda method: fmean(scores(task, method)))
     assert best != "random_init"
-    assert can_tell_apart(scores(task, best), scores(task, "random_init"))
+    assert verdict(paired_difference(scores(task, "random_init"), scores(task, best))) == WORSE
 
 
 @pytest.mark.parametrize("task", ["topics", "sentiment"])
@@ -121,4 +121,4 @@ def test_soft_prompts_do_the_easy_task_and_stay_behind_on_the_hard_ones():
         for method in soft:
             scores = of("prompts", task, method)
             assert fmean(scores) < fmean(lora)
-            assert can_tell_apart(scores, lora)
+            assert verdict(paired_difference(scores, lora)) == WORSE
