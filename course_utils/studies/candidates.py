@@ -12,6 +12,7 @@ from course_utils.methods.bottleneck import BottleneckConfig
 from course_utils.methods.dora import DoRAConfig
 from course_utils.methods.dylora import DyLoRAConfig
 from course_utils.methods.full import FrozenFineTuning, FullFineTuning
+from course_utils.methods.layers import find_linear
 from course_utils.methods.lora import LoRAConfig
 from course_utils.methods.nola import NOLAConfig
 from course_utils.methods.p_tuning import PTuningConfig
@@ -95,6 +96,21 @@ def _reward_on_assistant(put_on: Callable[[nn.Module], nn.Module]) -> Candidate:
     return Candidate(put_on=on_assistant, rate=3e-3)
 
 
+def _matrices(model: nn.Module) -> nn.Module:
+    """Train the blocks' matrices and nothing else: what LoRA changes, without its rank."""
+    matrices = {id(layer.weight) for layer in find_linear(model, "all-linear").values()}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in matrices)
+    return model
+
+
+def _with_embeddings(method: Method, model: nn.Module) -> nn.Module:
+    """Train the embeddings of words beside an adapter, as full fine-tuning does."""
+    model = apply(model, method)
+    model.get_input_embeddings().weight.requires_grad_(True)
+    return model
+
+
 def _pissa(head: list[str] | None) -> Any:  # noqa: ANN401
     from peft import LoraConfig
 
@@ -132,6 +148,11 @@ CANDIDATES = {
     **{f"lora_r{r}": _ours(LoRAConfig(rank=r, alpha=2 * r), 1e-2) for r in RANKS},
     **{f"dora_r{r}": _ours(DoRAConfig(rank=r, alpha=2 * r), 1e-2) for r in RANKS},
     "full": _ours(FullFineTuning(), 1e-3),
+    "matrices": Candidate(put_on=_matrices, rate=1e-3),
+    "lora_r8_embeddings": Candidate(
+        put_on=partial(_with_embeddings, LoRAConfig(rank=8, alpha=16)), rate=3e-3
+    ),
+    "lora_r128": _ours(LoRAConfig(rank=128, alpha=256), 3e-3),
     # One alpha for every rank, and for each its own rate: what the scaling makes of it.
     **{f"alpha16_r{r}": _ours(LoRAConfig(rank=r, alpha=16), 3e-3) for r in (4, 32, 128)},
     **{

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from course_utils.studies.candidates import BOTTLENECK_SIZES, PROMPT_LENGTHS, RANKS
+from course_utils.studies.length import Length
 from course_utils.studies.tasks import TASKS
 
 
@@ -16,6 +17,7 @@ class Study:
         methods: Names of methods.
         seeds: Seeds of the compared runs.
         sizes: Training examples of each run; None for all of them.
+        length: How long each run is.
         runs_from: Study whose runs are taken over where they are the same.
     """
 
@@ -24,6 +26,7 @@ class Study:
     methods: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     sizes: tuple[int | None, ...] = (None,)
+    length: Length = Length()  # noqa: RUF009
     runs_from: str | None = None
 
 

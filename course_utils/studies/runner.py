@@ -1,11 +1,13 @@
 """Running a study: every run is one line of a JSONL file, and what is there is not run again."""
 
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,10 +19,11 @@ from course_utils.paths import data_dir
 from course_utils.studies.alignment_tasks import ALIGNMENT_TASKS
 from course_utils.studies.candidates import CANDIDATES
 from course_utils.studies.definitions import Study
+from course_utils.studies.length import Length, Looks, Plateau
 from course_utils.studies.records import Key, Records, header
 from course_utils.studies.tasks import TASKS, WORD_TASKS, Row, Task
 from course_utils.studies.tuning import TUNING_SEEDS, search, validation_of
-from course_utils.training import RunResult, TrainingConfig, TrainingDivergedError
+from course_utils.training import RunResult, TrainingConfig, TrainingDivergedError, train
 from course_utils.validation import check_choice, check_count
 
 if TYPE_CHECKING:
@@ -57,30 +60,34 @@ def tune(
     Raises:
         ValueError: If there are not so many examples; see also ``TrainingConfig``.
     """
-    rows = task.load(task.train_split).shuffle(seed=seed)
-    check_count("n_examples", n_examples, at_most=len(rows), is_none_ok=True)
-    rows = rows.select(range(n_examples or len(rows)))
-    config = TrainingConfig(
-        max_steps=task.steps,
-        learning_rate=learning_rate,
-        batch_size=task.batch_size,
-        seed=seed,
-        packing_length_tokens=task.packing_length_tokens,
-        show_progress=show_progress,
-        precision=precision,
-    )
-    examples = [task.encode(tokenizer, row) for row in rows]
+    config = _config(task, learning_rate, seed, precision=precision, show_progress=show_progress)
+    examples = _examples(task, tokenizer, seed, n_examples)
     return task.trainer(model, examples, config, loss_function=task.loss_function)
 
 
 def fit(
-    task: Task, method: str, learning_rate: float, seed: int, *, n_examples: int | None = None
+    task: Task,
+    method: str,
+    learning_rate: float,
+    seed: int,
+    *,
+    n_examples: int | None = None,
+    length: Length = Length(),  # noqa: B008
 ) -> Row:
     """Train once, score every split of the task, and ask what the model still knows.
 
+    Args:
+        task: What to train on.
+        method: Name of the candidate.
+        learning_rate: Peak rate.
+        seed: Seed of the method's start, and of the choice and the order of the examples.
+        n_examples: How many of them; None for all.
+        length: How long to train.
+
     Returns:
-        A row: what was run, trained parameters, seconds, a score a split, and the recall and the
-        perplexity of the country that are left. Of a run that diverged: when, and no score.
+        A row: what was run, trained parameters, steps, epochs, seconds, a score a split, and the
+        recall and the perplexity of the country that are left; with looks, ``curve``, pairs of a
+        step and the score on validation data. Of a run that diverged: when, and no score.
 
     Raises:
         ValueError: If there is no such method; see also :func:`tune`.
@@ -99,19 +106,81 @@ def fit(
         "n_examples": n_examples,
         "trained": count_parameters(model).trainable,
     }
-    options = {"seed": seed, "n_examples": n_examples, "show_progress": False}
     try:
-        result = tune(model, tokenizer, task, learning_rate, **options)
+        run = _train(task, model, learning_rate, seed, n_examples, length)
     except TrainingDivergedError as error:
         return what | {"validation": None, "diverged": str(error)}
     return {
         **what,
-        "seconds": round(result.seconds, 1),
-        "train_loss": result.losses[-1],
+        **run,
         **score_row(task, model, ("validation", *task.test_splits)),
         **scores_by_rank(task, model, candidate.ranks),
         **(task.details(model, tokenizer) if task.details else {}),
     }
+
+
+def _train(
+    task: Task,
+    model: torch.nn.Module,
+    learning_rate: float,
+    seed: int,
+    n_examples: int | None,
+    length: Length,
+) -> Row:
+    """Train, and return how long and how far."""
+    tokenizer = load_tokenizer("embedded")
+    config = _config(task, learning_rate, seed, length=length, show_progress=False)
+    examples = _examples(task, tokenizer, seed, n_examples)
+    n_tokens = sum(len(example["input_ids"]) for example in examples)
+    if not length.looks:
+        result = task.trainer(model, examples, config, loss_function=task.loss_function)
+        return {
+            "steps": config.max_steps,
+            "epochs": round(result.tokens / n_tokens, 2),
+            "seconds": round(result.seconds, 1),
+            "train_loss": result.losses[-1],
+        }
+    start, rows = time.perf_counter(), list(task.load("validation"))[:N_SCORED]
+    looks = Looks(length, config.max_steps, lambda model: task.score(model, tokenizer, rows))
+    with suppress(Plateau):
+        train(model, examples, config, loss_function=task.loss_function, on_step=looks)
+    model.eval()
+    steps = config.max_steps if length.patience is None else looks.restore(model)
+    # Whole batches of an epoch; packed rows hold several texts, and are counted by their tokens.
+    a_step = config.batch_size * (config.packing_length_tokens or n_tokens / len(examples))
+    return {
+        "steps": steps,
+        "epochs": round(steps * a_step / n_tokens, 2),
+        "seconds": round(time.perf_counter() - start, 1),
+        "curve": looks.curve,
+    }
+
+
+def _examples(
+    task: Task, tokenizer: "PreTrainedTokenizerBase", seed: int, n_examples: int | None
+) -> list[dict]:
+    rows = task.load(task.train_split).shuffle(seed=seed)
+    check_count("n_examples", n_examples, at_most=len(rows), is_none_ok=True)
+    return [task.encode(tokenizer, row) for row in rows.select(range(n_examples or len(rows)))]
+
+
+def _config(
+    task: Task,
+    learning_rate: float,
+    seed: int,
+    *,
+    length: Length = Length(),  # noqa: B008
+    **options: Any,  # noqa: ANN401
+) -> TrainingConfig:
+    return TrainingConfig(
+        max_steps=round(task.steps * length.times),
+        learning_rate=learning_rate,
+        batch_size=task.batch_size,
+        final_ratio=length.final_ratio,
+        seed=seed,
+        packing_length_tokens=task.packing_length_tokens,
+        **options,
+    )
 
 
 def score_row(task: Task, model: torch.nn.Module, splits: Sequence[str]) -> Row:
@@ -197,7 +266,8 @@ def run_study(study: Study, on_run: Callable[[Row], None] | None = None) -> list
                 return others[key]
             if method == "base":
                 return base_row(ALL_TASKS[task])
-            return fit(ALL_TASKS[task], method, rate, seed, n_examples=size)
+            options = {"n_examples": size, "length": study.length}
+            return fit(ALL_TASKS[task], method, rate, seed, **options)
 
         return records.once(key, make, on_run)
 
