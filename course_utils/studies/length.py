@@ -75,11 +75,10 @@ class Looks:
         was_training = model.training
         value = self.score(model.eval())
         model.train(was_training)
-        is_best = isfinite(value) and all(value > before for _, before in self.curve)
         self.curve.append((step, value))
         if self.patience is None:
             return
-        if is_best:
+        if self._best_place() == len(self.curve) - 1:
             trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
             self._best = {name: p.detach().clone() for name, p in trained.items()}
         if len(self.curve) - 1 - self._best_place() >= self.patience:
