@@ -6,6 +6,9 @@ from course_utils.studies.candidates import BOTTLENECK_SIZES, PROMPT_LENGTHS, RA
 from course_utils.studies.length import Length
 from course_utils.studies.tasks import TASKS
 
+# Where sizes of data are compared: as long as validation gets better, whatever the size.
+TO_PLATEAU = Length(times=6, looks=24, patience=4)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -52,7 +55,7 @@ STUDIES = {
             tasks=("sentiment",),
             methods=("head", "norms", "last_layers", "full"),
             sizes=(20, 60, 200, 600, None),
-            runs_from="separation",
+            length=TO_PLATEAU,
         ),
         Study(
             name="ranks",
@@ -61,7 +64,28 @@ STUDIES = {
             methods=(
                 *(f"{method}_r{rank}" for rank in RANKS for method in ("lora", "dora")),
                 "full",
+                "matrices",
+                "lora_r8_embeddings",
             ),
+        ),
+        Study(
+            name="learning_curve",
+            tasks=("dialect",),
+            methods=("full", "matrices", "lora_r8", "lora_r128"),
+            length=Length(times=10, looks=10),
+        ),
+        Study(
+            name="convergence",
+            tasks=("sentiment",),
+            methods=(
+                "prompt_n16",
+                "p_tuning_n16",
+                "prefix_n16",
+                "p_tuning_v2_n16",
+                "bottleneck_m4",
+                "lora_r2",
+            ),
+            length=Length(times=8, looks=16),
         ),
         Study(
             name="scaling",
@@ -144,6 +168,7 @@ STUDIES = {
             tasks=("rewards",),
             methods=("reward_lora",),
             sizes=(50, 200, 1000, None),
+            length=TO_PLATEAU,
         ),
         Study(
             name="reward_noise",
