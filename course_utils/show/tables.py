@@ -9,9 +9,10 @@ from typing import Any
 
 from IPython.display import HTML
 
-from course_utils.intervals import interval
+from course_utils.intervals import interval, paired_difference, verdicts
 from course_utils.show.markup import plain_html
 from course_utils.show.palette import heat_colour, text_colour_on
+from course_utils.validation import check_choice
 
 _CELL = "padding:3px 12px;border-bottom:1px solid rgba(128,128,128,.35);"
 
@@ -81,6 +82,8 @@ def interval_table(
     *,
     form: str = "{:.2f}",
     caption: str = "",
+    against: str = "",
+    margin: float | None = None,
     **columns: Mapping[str, Any],
 ) -> Shown:
     """Show what ``plot_bars`` draws: a row for each name, its mean and 95 % interval over seeds.
@@ -90,17 +93,43 @@ def interval_table(
         what: Heading of the values.
         form: Format of a number.
         caption: A line above the table.
+        against: The name that the others are compared with, seed by seed; their runs must be by the
+            same seeds, in one order. Verdicts are corrected for being several.
+        margin: Largest difference that does not matter, for a verdict of equality.
         columns: More columns, each with a value for every name.
+
+    Raises:
+        ValueError: If the runs to be compared are not as many as those they are compared with.
     """
+    compared = _comparison(values, against, form, margin) if against else {}
     rows = [
         {
             "": name,
             **{c: column[name] for c, column in columns.items()},
             what: with_interval(runs, form),
+            **{c: column[name] for c, column in compared.items()},
         }
         for name, runs in values.items()
     ]
     return table(rows, caption=caption)
+
+
+def _comparison(
+    values: Mapping[str, Sequence[float]], against: str, form: str, margin: float | None
+) -> dict[str, dict[str, str]]:
+    """Return two columns: by how much each name is ahead of one of them, and the verdict."""
+    check_choice("against", against, values)
+    others = [name for name in values if name != against]
+    found = {name: paired_difference(values[name], values[against]) for name in others}
+    signed = form.replace("{:", "{:+")
+    ahead = {
+        name: "{} ({} to {})".format(*(signed.format(x) for x in (d.mean, d.low, d.high)))
+        for name, d in found.items()
+    }
+    return {
+        f"ahead of {against}": ahead | {against: ""},
+        "verdict": verdicts(found, margin=margin) | {against: ""},
+    }
 
 
 def series_table(

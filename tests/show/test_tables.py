@@ -131,3 +131,25 @@ def test_a_table_of_lines_has_a_row_a_place_and_gaps_where_nothing_was_run():
         ["1", "1.00"],
         ["4", "2.00", "3.00"],
     ]
+
+
+RUNS = {"lora": [0.5, 0.6, 0.4], "dora": [0.71, 0.8, 0.6], "base": [0.1, 0.9, 0.5]}
+
+
+def test_names_are_compared_with_one_of_them_pair_by_pair():
+    lines = repr(interval_table(RUNS, "score", against="lora")).splitlines()
+    assert lines[0].endswith("  verdict")
+    assert lines[1].rstrip().endswith("0.50 (0.25 to 0.75)")
+    # The seeds' own spread drops out of the pairs: 0.21, 0.2, 0.2.
+    assert "+0.20 (+0.19 to +0.22)  better" in lines[2]
+    assert lines[3].endswith("cannot be told apart")
+
+
+def test_what_does_not_matter_is_equal():
+    shown = repr(interval_table(RUNS, "score", against="lora", margin=0.3))
+    assert "equal within 0.3" in shown
+    assert "better" not in shown
+    with pytest.raises(ValueError, match="against='full' must be one of"):
+        interval_table(RUNS, "score", against="full")
+    with pytest.raises(ValueError, match="must be as many"):
+        interval_table({"a": [1.0, 2.0], "b": [1.0, 2.0, 3.0]}, "score", against="a")
