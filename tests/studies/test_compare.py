@@ -87,7 +87,7 @@ def made(tmp_path, monkeypatch) -> list[tuple]:
     """Runs that were made, each worth most at the lowest rate but one that the search can meet."""
     made = []
 
-    def fake(task, method, rate, seed, *, n_examples=None):
+    def fake(task, method, rate, seed, *, n_examples, length):
         made.append((rate, seed, n_examples))
         score = row(method, seed, 0.5, rate=rate, validation=-abs(rate - 3e-3))
         return score | {"task": task.name, "n_examples": n_examples}
@@ -129,8 +129,7 @@ def test_a_run_that_diverges_is_recorded_and_worst(monkeypatch):
     def diverge(*args, **options):
         raise TrainingDivergedError("loss is inf at step 3")
 
-    monkeypatch.setattr(study, "tune", diverge)
-    result = fit(TASKS["topics"], "head", 1.0, 0)
+    result = fit(dataclasses.replace(TASKS["topics"], trainer=diverge), "head", 1.0, 0)
     assert result["validation"] is None
     assert result["diverged"] == "loss is inf at step 3"
     rows = [result, row("head", 0, 0.4, validation=0.1)]
