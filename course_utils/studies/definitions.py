@@ -6,9 +6,6 @@ from course_utils.studies.candidates import BOTTLENECK_SIZES, PROMPT_LENGTHS, RA
 from course_utils.studies.length import Length
 from course_utils.studies.tasks import TASKS
 
-# Where sizes of data are compared: as long as validation gets better, whatever the size.
-TO_PLATEAU = Length(times=6, looks=24, patience=4)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -55,7 +52,7 @@ STUDIES = {
             tasks=("sentiment",),
             methods=("head", "norms", "last_layers", "full"),
             sizes=(20, 60, 200, 600, None),
-            length=TO_PLATEAU,
+            runs_from="separation",
         ),
         Study(
             name="ranks",
@@ -64,28 +61,7 @@ STUDIES = {
             methods=(
                 *(f"{method}_r{rank}" for rank in RANKS for method in ("lora", "dora")),
                 "full",
-                "matrices",
-                "lora_r8_embeddings",
             ),
-        ),
-        Study(
-            name="learning_curve",
-            tasks=("dialect",),
-            methods=("full", "matrices", "lora_r8", "lora_r128"),
-            length=Length(times=10, looks=10),
-        ),
-        Study(
-            name="convergence",
-            tasks=("sentiment",),
-            methods=(
-                "prompt_n16",
-                "p_tuning_n16",
-                "prefix_n16",
-                "p_tuning_v2_n16",
-                "bottleneck_m4",
-                "lora_r2",
-            ),
-            length=Length(times=8, looks=16),
         ),
         Study(
             name="scaling",
@@ -100,6 +76,7 @@ STUDIES = {
         Study(
             name="alpha",
             tasks=("dialect",),
+            seeds=(0,),
             methods=tuple(f"lora_alpha{alpha}" for alpha in (4, 16, 64)),
         ),
         Study(
@@ -162,13 +139,13 @@ STUDIES = {
             tasks=("following_trl",),
             methods=("assistant_peft",),
             sizes=(5000,),
+            seeds=(0, 1),
         ),
         Study(
             name="reward_data",
             tasks=("rewards",),
             methods=("reward_lora",),
             sizes=(50, 200, 1000, None),
-            length=TO_PLATEAU,
         ),
         Study(
             name="reward_noise",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from statistics import fmean, stdev
 
-from course_utils.intervals import UNDECIDED, paired_difference, verdicts
+from course_utils.intervals import UNDECIDED, paired_difference, verdict
 from course_utils.studies.candidates import CANDIDATES
 from course_utils.studies.runner import ALL_TASKS
 from course_utils.studies.tasks import Row
@@ -14,12 +14,15 @@ from course_utils.studies.tuning import best_runs
 def largest_distinct_set(scores: dict[str, list[float]]) -> list[str]:
     """Return a largest set of methods of which every two can be told apart, worst first.
 
+    Each pair is judged by itself, at 5 %: what it says is how far a task spreads methods out, and
+    of many pairs one in twenty may differ by chance.
+
     Args:
         scores: For each method one score a seed, the same seeds for all.
     """
     names = sorted(scores, key=lambda name: fmean(scores[name]))
     pairs = list(combinations(names, 2))
-    found = verdicts({pair: paired_difference(*(scores[n] for n in pair)) for pair in pairs})
+    found = {pair: verdict(paired_difference(*(scores[n] for n in pair))) for pair in pairs}
     for size in range(len(names), 1, -1):
         for some in combinations(names, size):
             if all(found[pair] != UNDECIDED for pair in combinations(some, 2)):

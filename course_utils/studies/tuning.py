@@ -25,10 +25,8 @@ def neighbour(rate: float, steps: int) -> float:
 
 
 def best_rate(scores: dict[float, float]) -> float:
-    """Return the rate of the highest score; of several that are equal, the one in their middle."""
-    highest = max(scores.values())
-    equal = sorted(rate for rate, score in scores.items() if score == highest)
-    return equal[len(equal) // 2]
+    """Return the rate of the highest score; of several that are equal, the one tried first."""
+    return max(scores, key=scores.__getitem__)
 
 
 def search(start: float, score: Callable[[float], float]) -> float:
@@ -56,7 +54,8 @@ def tried_rates(
 ) -> dict[float, float]:
     """Return every learning rate that a study tried, and its mean score on validation data.
 
-    The mean is over the seeds that all of the rates have.
+    The mean is over the seeds that all of the rates have; the order is that of the record, in which
+    they were tried.
 
     Args:
         rows: The study's runs.
@@ -73,7 +72,7 @@ def tried_rates(
     common = set.intersection(*(set(scores) for scores in by_rate.values()))
     return {
         rate: fmean(scores[seed] for seed in sorted(common)) if common else -math.inf
-        for rate, scores in sorted(by_rate.items())
+        for rate, scores in by_rate.items()
     }
 
 

@@ -62,9 +62,10 @@ def test_a_search_ends_where_rates_do():
     assert search(1e-3, lambda rate: -rate) == 1e-6
 
 
-def test_of_equal_rates_the_middle_one():
-    assert best_rate({1.0: 0.5, 3.0: 0.9, 10.0: 0.9, 30.0: 0.9}) == 10.0
+def test_of_equal_rates_the_one_tried_first():
+    assert best_rate({3.0: 0.9, 1.0: 0.5, 10.0: 0.9}) == 3.0
     assert is_at_edge({1.0: 0.5, 3.0: 0.9})
+    assert not is_at_edge({3.0: 0.9, 1.0: 0.5, 10.0: 0.9})
 
 
 def test_rates_are_compared_on_the_seeds_that_all_of_them_have():
