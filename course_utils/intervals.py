@@ -209,6 +209,21 @@ def verdict(difference: Difference, *, margin: float | None = None, level: float
     return verdicts({"": difference}, margin=margin, level=level)[""]
 
 
+def can_tell_apart(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Return whether the means of runs that share nothing differ, by Welch's test at 5 %.
+
+    Runs that share their seeds say more in pairs: see ``paired_difference``.
+
+    Args:
+        first: One number a run, at least two.
+        second: One number a run, at least two.
+
+    Raises:
+        ValueError: If either has fewer than two values, or one that is not finite.
+    """
+    return verdict(welch_difference(first, second)) != UNDECIDED
+
+
 def _verdict(difference: Difference, p: float, margin: float | None, level: float) -> str:
     if margin is not None and difference.is_within(margin, level):
         return f"equal within {margin:g}"

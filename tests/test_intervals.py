@@ -11,6 +11,7 @@ from course_utils.intervals import (
     UNDECIDED,
     WORSE,
     bootstrap_difference,
+    can_tell_apart,
     holm,
     interval,
     paired_difference,
@@ -117,6 +118,13 @@ def test_the_verdicts():
         "equal within 0.01",
     )
     assert paired_difference([2.0, 3.0], [1.0, 2.0]).p == 0.0
+
+
+def test_runs_that_share_nothing():
+    assert can_tell_apart([1.0, 1.1, 0.9], [2.0, 2.1, 1.9])
+    # 2.3 standard errors apart: the old rule's false alarm.
+    assert not can_tell_apart([1.0, 1.1, 0.9], [1.19, 1.29, 1.09])
+    assert not can_tell_apart([1.0, 1.4, 0.6], [1.1, 1.5, 0.7])
 
 
 def test_seeds_are_paired_by_name():
