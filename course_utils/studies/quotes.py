@@ -39,7 +39,8 @@ class Quote:
         against: The other method.
         against_study: Its record; the same by default.
         margin: Largest difference that does not matter, for the verdict.
-        form: How the number is written; a minus may be ``-`` or the typographer's.
+        form: How the number is written; a minus may be ``-`` or the typographer's, and a space may
+            stand before ``%``.
     """
 
     study: str
@@ -74,7 +75,7 @@ class Quote:
             ValueError: If it has no such runs.
         """
         value = self._value()
-        return (value if isinstance(value, str) else self.form.format(value)).replace("-", "−")
+        return value if isinstance(value, str) else _typeset(self.form.format(value))
 
     def _value(self) -> float | str:
         runs = self._runs(self.study, self.method)
@@ -128,7 +129,7 @@ def drifted(paths: Sequence[Path]) -> Iterator[str]:
     """
     for path in paths:
         for place, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
-            prose = re.sub(r"(?<![\w−-])-(?=\d)", "−", "".join(cell["source"]))
+            prose = _typeset("".join(cell["source"]))
             for quote in quotes_of(cell):
                 if not _has(prose, quote.text):
                     yield (
@@ -141,6 +142,11 @@ def n_quotes(paths: Sequence[Path]) -> int:
     """Count the quotes of notebooks."""
     cells = (cell for p in paths for cell in json.loads(p.read_text(encoding="utf-8"))["cells"])
     return sum(len(quotes_of(cell)) for cell in cells)
+
+
+def _typeset(text: str) -> str:
+    """Write minus signs and percentages as the chapters do."""
+    return re.sub(r"(?<=\d)%", " %", re.sub(r"(?<![\w−-])-(?=\d)", "−", text))
 
 
 def _has(prose: str, text: str) -> bool:

@@ -54,6 +54,7 @@ def notebook(folder, source: str, *entries: dict):
         ({"method": "lora", "of": "most", "form": "{:.1f}"}, "−3.8"),
         ({"method": "lora", "of": "rate", "form": "{:g}"}, "0.01"),
         ({"method": "lora", "of": "n_rates", "form": "{}"}, "2"),
+        ({"method": "lora", "what": "seed", "form": "{:.0%}"}, "100 %"),
         ({"method": "dora", "of": "ahead", "against": "lora", "form": "{:+.2f}"}, "+0.50"),
         ({"method": "dora", "of": "verdict", "against": "lora"}, "better"),
         ({"method": "dora", "of": "verdict", "against": "lora", "margin": 1}, "equal within 1"),
