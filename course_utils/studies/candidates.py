@@ -97,10 +97,10 @@ def _reward_on_assistant(put_on: Callable[[nn.Module], nn.Module]) -> Candidate:
 
 
 def _matrices(model: nn.Module) -> nn.Module:
-    """Train the blocks' matrices and nothing else: what LoRA changes, without its rank."""
+    """Train the blocks' matrices, and a classifier's head: what LoRA changes, without its rank."""
     matrices = {id(layer.weight) for layer in find_linear(model, "all-linear").values()}
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in matrices)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(id(parameter) in matrices or name.startswith("score."))
     return model
 
 

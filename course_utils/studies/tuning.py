@@ -97,4 +97,5 @@ def is_at_edge(tried: dict[float, float]) -> bool:
 
 def validation_of(row: Row) -> float:
     """Return a run's score on validation data; that of a run that diverged is the worst."""
-    return -math.inf if row["validation"] is None else row["validation"]
+    score = row["validation"]
+    return -math.inf if score is None or math.isnan(score) else score

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from course_utils.data import load_task
-from course_utils.intervals import can_tell_apart
 from course_utils.models import build_random_model, load_tokenizer
 from course_utils.studies import frontier
 
@@ -66,8 +65,7 @@ def test_every_run_is_recorded_once(route: str):
 def test_a_free_kl_is_hacked_and_a_dear_one_is_not():
     start = of("best_of_n", 1, "true_score")
     assert fmean(of("ppo", 0.0, "reward")) > fmean(of("ppo", 0.3, "reward")) + 1
-    assert can_tell_apart(of("ppo", 0.0, "true_score"), start)
-    assert fmean(of("ppo", 0.0, "true_score")) < fmean(start)
+    assert max(of("ppo", 0.0, "true_score")) < min(start) - 1
     best = max(fmean(of("ppo", price, "true_score")) for price in (0.02, 0.05, 0.1))
     assert best > fmean(start) + 0.5
 
