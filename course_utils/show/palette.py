@@ -39,8 +39,8 @@ _METHODS = {
     "dora": MethodStyle("#E86250", "p", "DoRA"),
     "qdora": MethodStyle("#E86250", "X", "QDoRA"),
     "rslora": MethodStyle("#08306B", "D", "rsLoRA"),
-    "dylora": MethodStyle("#0072B2", "8", "DyLoRA"),
-    "qdylora": MethodStyle("#007E8F", "8", "QDyLoRA"),
+    "dylora": MethodStyle("#B09219", "d", "DyLoRA"),
+    "qdylora": MethodStyle("#B09219", "8", "QDyLoRA"),
     "pissa": MethodStyle("#08306B", "s", "PiSSA"),
     "vera": MethodStyle("#5295D0", "v", "VeRA"),
     "ia3": MethodStyle("#557500", "*", "IA3"),
@@ -55,7 +55,7 @@ _METHODS = {
     "rloo": MethodStyle("#0072B2", "s", "RLOO"),
     "grpo": MethodStyle("#0B664A", "^", "GRPO"),
     "dpo": MethodStyle("#9B63EB", "D", "DPO"),
-    "best_of_n": MethodStyle("#808080", "v", "best of n"),
+    "best_of_n": MethodStyle("#67461A", "P", "best of n"),
 }
 
 _LORA_SHADES = ("#5295D0", "#0072B2", "#08306B")

@@ -190,6 +190,9 @@ def plot_bars(
 ) -> "Axes":
     """Draw horizontal bars of means over seeds, each with its value and every seed as a dot.
 
+    Where a value is negative, as a log-likelihood is, zero is no place to measure a bar from:
+    points are drawn then, and the axis shows where they lie.
+
     Args:
         bars: Values of each bar, the first at the top; methods take their own colour.
         title: The finding.
@@ -198,21 +201,23 @@ def plot_bars(
         height: Inches.
     """
     ax = new_axes(title, x=x, height=height or 1.3 + 0.42 * len(bars))
+    are_amounts = min(map(min, bars.values()), default=0) >= 0
     for row, (name, values) in enumerate(bars.items()):
         style = _style(name)
         mean, low, high = interval(values)
-        ax.barh(row, mean, color=style.colour, height=0.62, alpha=0.85)
+        if are_amounts:
+            ax.barh(row, mean, color=style.colour, height=0.62, alpha=0.85)
+        else:
+            ax.plot(mean, row, marker=style.marker or "o", color=style.colour, markersize=8)
         if len(values) > 1:
             ax.errorbar(mean, row, xerr=[[mean - low], [high - mean]], color=MUTED, capsize=3)
             ax.plot(values, [row] * len(values), ".", color=MUTED, markersize=5)
-        end, side = (min(low, *values), -1) if mean < 0 else (max(high, *values), 1)
         ax.annotate(
             form.format(mean),
-            (end, row),
-            xytext=(6 * side, 0),
+            (max(high, *values), row),
+            xytext=(6, 0),
             va="center",
             textcoords="offset points",
-            ha="left" if side > 0 else "right",
         )
     ax.set_yticks(range(len(bars)), [_style(name).label for name in bars], color=INK)
     ax.invert_yaxis()
@@ -309,7 +314,7 @@ def plot_probabilities(tokens: Sequence[str], probabilities: Sequence[float], ti
     ax.set_yticks(range(len(tokens)), [repr(token) for token in tokens], color=INK)
     ax.tick_params(axis="y", labelfontfamily="DejaVu Sans Mono")
     ax.invert_yaxis()
-    ax.set_xlim(0, 1.08)
+    ax.set_xlim(0, min(1.08, 1.25 * max(probabilities, default=1.0)))
     ax.grid(axis="y", visible=False)
     return ax
 

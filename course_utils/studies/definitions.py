@@ -61,6 +61,8 @@ STUDIES = {
             methods=(
                 *(f"{method}_r{rank}" for rank in RANKS for method in ("lora", "dora")),
                 "full",
+                "matrices",
+                "lora_r8_embeddings",
             ),
         ),
         Study(
@@ -76,7 +78,6 @@ STUDIES = {
         Study(
             name="alpha",
             tasks=("dialect",),
-            seeds=(0,),
             methods=tuple(f"lora_alpha{alpha}" for alpha in (4, 16, 64)),
         ),
         Study(

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import combinations
+from math import isfinite
 from statistics import fmean, stdev
 
 from course_utils.intervals import UNDECIDED, paired_difference, verdict
 from course_utils.studies.candidates import CANDIDATES
 from course_utils.studies.runner import ALL_TASKS
 from course_utils.studies.tasks import Row
-from course_utils.studies.tuning import best_runs
+from course_utils.studies.tuning import best_rate, best_runs, tried_rates
 
 
 def largest_distinct_set(scores: dict[str, list[float]]) -> list[str]:
@@ -44,3 +45,29 @@ def markdown_table(rows: Sequence[Row], split: str, *, n_examples: int | None = 
             cells.append(f"{fmean(values):.3f}{spread}" if values else "")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def rate_rows(rows: Sequence[Row], task: str, methods: Sequence[str]) -> list[Row]:
+    """Return how each method's learning rate was found, for ``show.table``.
+
+    Args:
+        rows: A study's runs.
+        task: Name of a task.
+        methods: Names of methods.
+
+    Returns:
+        For each method every rate that was tried, with its mean score on validation data; the best
+        is marked.
+    """
+    tried = {method: tried_rates(rows, task, method) for method in methods}
+    rates = sorted({rate for scores in tried.values() for rate in scores})
+    return [
+        {"method": method}
+        | {f"{rate:g}": _marked(scores, rate) for rate in rates if rate in scores}
+        for method, scores in tried.items()
+    ]
+
+
+def _marked(scores: dict[float, float], rate: float) -> str:
+    mark = " *" if rate == best_rate(scores) else ""
+    return f"{scores[rate]:.2f}{mark}" if isfinite(scores[rate]) else "diverged"

@@ -1,12 +1,13 @@
-"""The claims ledger holds to its schema, and every verdict points at a cell that exists."""
+"""The claims ledger holds to its schema, and every verdict points at a cell that shows it."""
 
 import json
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from course_utils.practice.claims import Claim, Evidence, load_claims
 
@@ -52,6 +53,39 @@ def unused_tags(claims: tuple[Claim, ...], folder: Path) -> list[str]:
         if tag.startswith("evidence-")
     ]
     return [f"{name}: {tag}" for name, tag in found if (name, tag) not in known]
+
+
+# A number with a point or a per cent sign; not one of an arXiv address or of a version.
+NUMBER = re.compile(r"(?<![\w.:])[−-]?\d+(?:\.\d+(?!\d|\.\d)|(?= ?%))")
+
+
+def said_by(cell) -> str:
+    """Return what a cell's outputs say as text: printed, or as a table."""
+    texts = [
+        output.get("text") or output.get("data", {}).get("text/plain", "")
+        for output in cell.get("outputs", [])
+    ]
+    return "\n".join(text for text in texts if not text.startswith("<"))
+
+
+def unsaid(claims: tuple[Claim, ...], folder: Path) -> list[str]:
+    """Return one sentence for each verdict whose cell does not say what the ledger says it does."""
+    complaints = []
+    for claim in claims:
+        if claim.evidence is None:
+            continue
+        cells = nbformat.read(folder / claim.evidence.notebook, as_version=4).cells
+        (cell,) = [c for c in cells if claim.evidence.tag in c.metadata.get("tags", [])]
+        said = said_by(cell).replace("−", "-")
+        if not said.strip():
+            complaints.append(f"{claim.id}: {claim.evidence.tag} says nothing as text")
+        numbers = [number.replace("−", "-") for number in NUMBER.findall(claim.note)]
+        complaints += [f"{claim.id}: no {number} in it" for number in numbers if number not in said]
+    return complaints
+
+
+def test_every_cell_says_what_the_ledger_says_of_it():
+    assert unsaid(load_claims(), NOTEBOOKS) == []
 
 
 def test_every_verdict_of_the_course_has_its_cell():
@@ -145,3 +179,20 @@ def test_a_tag_without_a_claim_is_found(write, tmp_path):
     write_notebook(tmp_path, ENTRY["evidence"]["tag"], "evidence-of-nothing")
     claims = load_claims(write(ENTRY))
     assert unused_tags(claims, tmp_path) == ["00_start.ipynb: evidence-of-nothing"]
+
+
+@pytest.mark.parametrize(
+    ("note", "text", "complaint"),
+    [
+        ("", "", ["00-half-memory: evidence-half-memory says nothing as text"]),
+        ("", "<Axes: title>", ["00-half-memory: evidence-half-memory says nothing as text"]),
+        ("It was 0.52 of 97 %; see arXiv:1234.56789.", "0.52 97%", []),
+        ("It was −0.52.", "-0.53", ["00-half-memory: no -0.52 in it"]),
+    ],
+)
+def test_a_cell_that_does_not_say_it_is_found(write, tmp_path, note, text, complaint):
+    output = new_output("execute_result", {"text/plain": text})
+    cell = new_code_cell("1", metadata={"tags": [ENTRY["evidence"]["tag"]]}, outputs=[output])
+    nbformat.write(new_notebook(cells=[cell]), tmp_path / "00_start.ipynb")
+    entry = ENTRY | ({"note": note} if note else {})
+    assert unsaid(load_claims(write(entry)), tmp_path) == complaint

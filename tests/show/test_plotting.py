@@ -68,6 +68,18 @@ def test_bars_say_their_means():
     assert ax.get_yticklabels()[1].get_text() == "what is told often"
 
 
+def test_a_log_likelihood_is_no_bar_from_zero():
+    ax = plot_bars({"lora": [-3.55], "full": [-2.55]}, "t", x="log-likelihood")
+    assert not ax.patches
+    assert {"-3.55", "-2.55"} <= set(texts(ax))
+    assert ax.get_xlim()[1] < -2
+
+
+def test_small_probabilities_fill_their_axis():
+    assert plot_probabilities(["a", "b"], [0.1, 0.05], "t").get_xlim()[1] < 0.2
+    assert plot_probabilities(["a", "b"], [1.0, 0.0], "t").get_xlim()[1] < 1.2
+
+
 def test_memory_bars_add_up_and_show_the_card():
     ax = plot_memory({"7B": {"weights": 14e9, "optimizer": 84e9}}, "t", limit_gb=16)
     assert "98 GB" in texts(ax)

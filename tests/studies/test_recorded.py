@@ -1,5 +1,7 @@
 """What the recorded studies must show: the embedded model and the task sets separate methods."""
 
+from collections import defaultdict
+from itertools import product
 from statistics import fmean
 
 import pytest
@@ -10,10 +12,14 @@ from course_utils.studies import (
     STUDIES,
     TASKS,
     best_runs,
+    is_at_edge,
     largest_distinct_set,
     load_results,
     markdown_table,
+    rate_rows,
+    tried_rates,
 )
+from course_utils.studies.tuning import TUNING_SEEDS
 
 DYLORA_MARGIN = 1.0
 SEPARATION = STUDIES["separation"]
@@ -36,6 +42,36 @@ def test_every_run_of_a_study_is_recorded(name: str):
             for size in study.sizes:
                 runs = best_runs(rows, task, method, n_examples=size)
                 assert [run["seed"] for run in runs] == list(study.seeds), (task, method, size)
+
+
+# Recorded before the rule of `studies.tuning`: a rate from one seed, or at the edge of its grid.
+BY_AN_OLDER_RULE = set(STUDIES) - {"ranks"}
+
+
+def is_tuned(name: str) -> bool:
+    """Whether each of a study's rates has a worse one on either side, and the same three seeds."""
+    study, rows = STUDIES[name], load_results(name)
+    for task, method, size in product(study.tasks, study.methods, study.sizes):
+        seeds = defaultdict(set)
+        for row in rows:
+            if (row["task"], row["method"], row["n_examples"]) == (task, method, size):
+                seeds[row["learning_rate"]].add(row["seed"])
+        tried = tried_rates(rows, task, method, n_examples=size)
+        if is_at_edge(tried) or any(not some >= set(TUNING_SEEDS) for some in seeds.values()):
+            return False
+    return True
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_no_recorded_best_lies_at_the_edge_of_what_was_tried(name: str):
+    assert is_tuned(name) == (name not in BY_AN_OLDER_RULE)
+
+
+def test_the_rates_that_were_tried_as_a_table():
+    (row,) = rate_rows(load_results("ranks"), "dialect", ["lora_r8"])
+    tried = tried_rates(load_results("ranks"), "dialect", "lora_r8")
+    assert set(row) == {"method", *(f"{rate:g}" for rate in tried)}
+    assert [rate for rate, shown in row.items() if shown.endswith("*")] == ["0.01"]
 
 
 def test_every_run_took_at_most_a_minute():
