@@ -62,12 +62,13 @@ def rate_rows(rows: Sequence[Row], task: str, methods: Sequence[str]) -> list[Ro
     tried = {method: tried_rates(rows, task, method) for method in methods}
     rates = sorted({rate for scores in tried.values() for rate in scores})
     return [
-        {"method": method}
-        | {f"{rate:g}": _marked(scores, rate) for rate in rates if rate in scores}
+        {"method": method} | {f"{rate:g}": _marked(scores, rate) for rate in rates}
         for method, scores in tried.items()
     ]
 
 
 def _marked(scores: dict[float, float], rate: float) -> str:
+    if rate not in scores:
+        return ""
     mark = " *" if rate == best_rate(scores) else ""
     return f"{scores[rate]:.2f}{mark}" if isfinite(scores[rate]) else "diverged"

@@ -68,10 +68,11 @@ def test_no_recorded_best_lies_at_the_edge_of_what_was_tried(name: str):
 
 
 def test_the_rates_that_were_tried_as_a_table():
-    (row,) = rate_rows(load_results("ranks"), "dialect", ["lora_r8"])
-    tried = tried_rates(load_results("ranks"), "dialect", "lora_r8")
-    assert set(row) == {"method", *(f"{rate:g}" for rate in tried)}
-    assert [rate for rate, shown in row.items() if shown.endswith("*")] == ["0.01"]
+    lora, full = rate_rows(load_results("ranks"), "dialect", ["lora_r8", "full"])
+    assert list(lora) == list(full) == ["method", "0.0003", "0.001", "0.003", "0.01", "0.03"]
+    assert [rate for rate, shown in lora.items() if shown.endswith("*")] == ["0.01"]
+    assert [rate for rate, shown in full.items() if shown.endswith("*")] == ["0.003"]
+    assert lora["0.0003"] == full["0.03"] == ""
 
 
 def test_every_run_took_at_most_a_minute():
