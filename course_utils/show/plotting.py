@@ -220,7 +220,7 @@ def plot_bars(
             textcoords="offset points",
         )
     ax.set_yticks(range(len(bars)), [_style(name).label for name in bars], color=INK)
-    ax.invert_yaxis()
+    ax.set_ylim(len(bars) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
     ax.margins(x=0.12)
     return ax
