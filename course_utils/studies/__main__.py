@@ -24,6 +24,7 @@ def main(
     threads: Annotated[
         int, typer.Option(min=0, help="Processor threads; 0 leaves torch's choice.")
     ] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Run what is missing of a study, then print a table for each size of training set.
 
@@ -41,7 +42,7 @@ def main(
     if unknown := set(task or ()) - set(study.tasks):
         raise typer.BadParameter(f"{unknown} must be among {', '.join(study.tasks)}")
     study = replace(study, tasks=tuple(task or study.tasks))
-    rows = run_study(study, on_run=_report)
+    rows = run_study(study, on_run=_report, device=device)
     for size in study.sizes:
         for split in ("test", "test_unseen"):
             typer.echo(f"\n{split}, {size or 'all'} examples")

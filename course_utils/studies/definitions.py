@@ -66,6 +66,12 @@ STUDIES = {
             ),
         ),
         Study(
+            name="learning_curve",
+            tasks=("dialect",),
+            methods=("full", "matrices", "lora_r8", "lora_r128"),
+            length=Length(times=10, looks=10),
+        ),
+        Study(
             name="scaling",
             tasks=("dialect",),
             methods=tuple(f"{m}_r{r}" for r in (4, 32, 128) for m in ("alpha16", "rslora")),
@@ -78,7 +84,6 @@ STUDIES = {
         Study(
             name="alpha",
             tasks=("dialect",),
-            seeds=(0,),
             methods=tuple(f"lora_alpha{alpha}" for alpha in (4, 16, 64)),
         ),
         Study(

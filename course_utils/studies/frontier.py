@@ -3,11 +3,14 @@
 ``python -m course_utils.studies.frontier`` runs what is missing of data/results/frontier.jsonl.
 Every run starts from the shipped assistant and its reward model, and is measured alike: answers
 sampled to questions of the test, how far the policy went from its start, what the reward model
-says of them, and what the judge knows.
+says of them, and what the judge knows. Where a route's learning rate is searched for, as in
+``tuning``, the best is the one whose reward, less the headline's price of its KL, is highest on
+questions that are not reported.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
@@ -17,116 +20,70 @@ import torch
 import typer
 from torch import nn
 
-from course_utils.data import chat_prompt, load_task
+from course_utils.data import load_task
 from course_utils.generation import generate_tokens, position_ids
-from course_utils.methods import apply
-from course_utils.models import load_tokenizer
-from course_utils.rlhf.actor import SharedActorCritic
-from course_utils.rlhf.assistant import load_assistant, load_reward_model
 from course_utils.rlhf.best_of_n import best_of_n, best_of_n_kl
-from course_utils.rlhf.config import PPOConfig
 from course_utils.rlhf.losses import selected_logprobs
-from course_utils.rlhf.ppo import train_ppo
-from course_utils.rlhf.reward_model import RewardModel
 from course_utils.rlhf.rollout import read_prompts, up_to_end
 from course_utils.studies.records import Records, header
-from course_utils.studies.runner import load_results, results_path
-from course_utils.studies.trl.alignment import (
-    POLICY,
-    train_dpo_with_trl,
-    train_online_with_trl,
-    train_ppo_with_trl,
+from course_utils.studies.routes import (
+    CONFIG,
+    MAX_NEW_TOKENS,
+    TRAINERS,
+    Start,
+    fresh_start,
+    rendered,
 )
+from course_utils.studies.runner import load_results, results_path
+from course_utils.studies.tuning import TUNING_SEEDS, best_rate, untried, validation_of
+from course_utils.training import TrainingDivergedError
 from course_utils.world.judge import judge
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 Row = dict[str, object]
-KEY = ("route", "price", "seed")
+Key = tuple[str, float, float, int]
+KEY = ("route", "price", "learning_rate", "seed")
 COMMAND = "python -m course_utils.studies.frontier"
-SEEDS = (0, 1)
-N_ASKED, MAX_NEW_TOKENS = 150, 40
-CONFIG = PPOConfig(
-    n_updates=40, max_new_tokens=MAX_NEW_TOKENS, missing_eos_penalty=1.0, show_progress=False
-)
-DPO_CONFIG = replace(CONFIG, n_updates=80, batch_size=16, learning_rate=3e-4)
+N_ASKED = 150
+HEADLINE = 0.05
+PRICES = (0.02, HEADLINE, 0.1, 0.3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
-    """What every run starts from.
+class Plan:
+    """What a route is run with.
 
     Args:
-        policy: Plain assistant, which the run may change.
-        reference: A second one, which stays.
-        reward: Reward model.
-        tokenizer: Their tokenizer.
+        prices: Prices of a nat of KL; for DPO its beta, for best of n the n.
+        rate: The learning rate; with ``is_searched``, where the search for it begins.
+        is_searched: Whether every price has the best of several rates.
+        seeds: Seeds at the headline's price, and of a route that has one price.
+        other_seeds: Seeds at the other prices.
     """
 
-    policy: "PreTrainedModel"
-    reference: "PreTrainedModel"
-    reward: RewardModel
-    tokenizer: "PreTrainedTokenizerBase"
+    prices: tuple[float, ...] = (HEADLINE,)
+    rate: float = 1e-3
+    is_searched: bool = False
+    seeds: tuple[int, ...] = TUNING_SEEDS
+    other_seeds: tuple[int, ...] = TUNING_SEEDS
 
 
-def fresh_start(seed: int) -> Start:
-    """Load assistant, reference and reward model; the seed is that of new adapters."""
-    reference = load_assistant()
-    start = Start(
-        policy=load_assistant(),
-        reference=reference,
-        reward=load_reward_model(reference),
-        tokenizer=load_tokenizer("embedded"),
-    )
-    torch.manual_seed(seed)
-    return start
-
-
-def rendered(tokenizer: "PreTrainedTokenizerBase", questions: Sequence[str]) -> list[str]:
-    """Return questions as chats that wait for the answer."""
-    return [chat_prompt(tokenizer, question) for question in questions]
-
-
-def run_ppo(start: Start, config: PPOConfig) -> tuple[nn.Module, list[dict]]:
-    """Train with our PPO, one model for policy, reference and critic."""
-    policy = apply(start.policy, POLICY)
-    prompts = rendered(start.tokenizer, load_task("questions", "train")["question"])
-    result = train_ppo(SharedActorCritic(policy), start.tokenizer, prompts, start.reward, config)
-    return policy, result.history
-
-
-def _run_trl_ppo(start: Start, config: PPOConfig) -> tuple[nn.Module, list[dict]]:
-    prompts = rendered(start.tokenizer, load_task("questions", "train")["question"])
-    return train_ppo_with_trl(start.policy, start.tokenizer, prompts, start.reward, config)
-
-
-def _run_online(method: str) -> Callable[[Start, PPOConfig], tuple[nn.Module, list[dict]]]:
-    def run(start: Start, config: PPOConfig) -> tuple[nn.Module, list[dict]]:
-        questions = load_task("questions", "train")["question"]
-        return train_online_with_trl(
-            method, start.policy, start.tokenizer, questions, start.reward, config
-        ), []
-
-    return run
-
-
-def _run_dpo(start: Start, config: PPOConfig) -> tuple[nn.Module, list[dict]]:
-    config = replace(DPO_CONFIG, kl_coef=config.kl_coef, seed=config.seed)
-    pairs = list(load_task("preferences", "train"))
-    return train_dpo_with_trl(start.policy, start.tokenizer, pairs, config), []
-
-
-# How each route trains, and the prices of KL and the seeds that it is run with.
-TRAINED = {
-    "ppo": (run_ppo, (0.0, 0.02, 0.05, 0.1, 0.3), SEEDS),
-    "trl_ppo": (_run_trl_ppo, (0.05,), SEEDS),
-    "rloo": (_run_online("rloo"), (0.05,), SEEDS[:1]),
-    "grpo": (_run_online("grpo"), (0.05,), SEEDS[:1]),
-    "dpo": (_run_dpo, (0.1,), SEEDS),
+# Only tuning on own answers has had its rates searched; the others stand at one rate each.
+PLANS = {
+    "ppo": Plan(prices=(0.0, *PRICES), other_seeds=(0, 1)),
+    "trl_ppo": Plan(seeds=(0, 1)),
+    "rloo": Plan(),
+    "grpo": Plan(),
+    "dpo": Plan(prices=(0.1,), rate=3e-4, seeds=(0, 1)),
+    "tuned_on_best": Plan(prices=(0.0,), is_searched=True),
+    "tuned_on_any": Plan(prices=(0.0,), is_searched=True),
+    "ppo_on_judge": Plan(prices=(0.0, HEADLINE)),
+    "ppo_like_trl": Plan(),
+    "best_of_n": Plan(prices=(1, 2, 4, 8, 16), rate=0.0, other_seeds=(0, 1)),
 }
-BEST_OF = (1, 2, 4, 8, 16)
-ROUTES = (*TRAINED, "best_of_n")
+ROUTES = tuple(PLANS)
 
 
 @torch.no_grad()
@@ -186,40 +143,93 @@ def measured(texts: Sequence[str], scores: Sequence[float], rows: Sequence[Mappi
     }
 
 
-def run_once(route: str, price: float, seed: int) -> Row:
-    """Train one policy, or sample best of n, and measure it on questions of the test."""
-    start = fresh_start(seed)
-    rows = list(load_task("questions", "test"))[:N_ASKED]
-    prompts = rendered(start.tokenizer, [row["question"] for row in rows])
-    began, history = time.perf_counter(), []
+def run_once(
+    route: str, price: float, learning_rate: float, seed: int, *, device: str = "cpu"
+) -> Row:
+    """Train one policy, or sample best of n, and measure it on questions of the test.
+
+    Returns:
+        The row: what was run, ``validation`` (reward less the headline's price of the KL, on the
+        other half of the questions) and what :func:`measured` says; of a run that diverged, when.
+    """
+    start, asked = fresh_start(seed, device), list(load_task("questions", "test"))
+    rows, others = asked[:N_ASKED], asked[N_ASKED : 2 * N_ASKED]
+    key = dict(zip(KEY, (route, price, learning_rate, seed), strict=True))
+    began = time.perf_counter()
     if route == "best_of_n":
-        n = int(price)
-        best = best_of_n(
-            start.reference,
-            start.tokenizer,
-            prompts,
-            start.reward,
-            n,
-            max_new_tokens=MAX_NEW_TOKENS,
-            seed=seed,
-        )
-        texts, kl = best.texts, best_of_n_kl(n)
-    else:
-        train = TRAINED[route][0]
-        policy, history = train(start, replace(CONFIG, kl_coef=price, seed=seed))
-    seconds = time.perf_counter() - began
-    if route != "best_of_n":
-        texts, kl = sample_answers(policy, start.reference, start.tokenizer, prompts, seed=seed)
+        texts, kl = _best_of(start, rows, int(price), seed), best_of_n_kl(int(price))
+        return key | {"seconds": _since(began), **_measured(start, texts, kl, rows)}
+    config = replace(CONFIG, kl_coef=price, learning_rate=learning_rate or CONFIG.learning_rate)
+    try:
+        policy, history = TRAINERS[route](start, replace(config, seed=seed))
+    except TrainingDivergedError as error:
+        return key | {"validation": None, "diverged": str(error)}
+    seconds = _since(began)
+    answer = partial(sample_answers, policy, start.reference, start.tokenizer, seed=seed)
+    texts, kl = answer(_prompts(start, others))
+    rewards = start.reward(_prompts(start, others), texts).tolist()
     names = ("objective/scores", "objective/kl", "objective/entropy", "policy/clipfrac_avg")
     return {
-        "route": route,
-        "price": price,
-        "seed": seed,
-        "seconds": round(seconds, 1),
-        "kl": kl,
-        **measured(texts, start.reward(prompts, texts).tolist(), rows),
+        **key,
+        "seconds": seconds,
+        "validation": fmean(rewards) - HEADLINE * kl,
+        **_measured(start, *answer(_prompts(start, rows)), rows),
         "curves": {name: [round(line[name], 3) for line in history] for name in names},
     }
+
+
+def _prompts(start: Start, rows: Sequence[Mapping]) -> list[str]:
+    return rendered(start.tokenizer, [row["question"] for row in rows])
+
+
+def _measured(start: Start, texts: list[str], kl: float, rows: Sequence[Mapping]) -> Row:
+    scores = start.reward(_prompts(start, rows), texts).tolist()
+    return {"kl": kl, **measured(texts, scores, rows)}
+
+
+def _best_of(start: Start, rows: Sequence[Mapping], n: int, seed: int) -> list[str]:
+    given = start.reference, start.tokenizer, _prompts(start, rows), start.reward, n
+    return best_of_n(*given, max_new_tokens=MAX_NEW_TOKENS, seed=seed).texts
+
+
+def _since(began: float) -> float:
+    return round(time.perf_counter() - began, 1)
+
+
+def wanted(route: str, rows: Sequence[Row]) -> list[Key]:
+    """Return the runs of a route that are known to be needed and are not there yet.
+
+    A search decides by what it has seen what comes next, so the list is asked for again when all
+    of it is done; it is empty at the end.
+    """
+    plan, done = PLANS[route], _by_rate(rows, route)
+    needed: list[Key] = []
+    for price in plan.prices:
+        rate: float | None = plan.rate
+        if plan.is_searched:
+            scores = {
+                rate: fmean(by_seed[seed] for seed in TUNING_SEEDS)
+                for rate, by_seed in done[price].items()
+                if set(TUNING_SEEDS) <= set(by_seed)
+            }
+            rates = untried(plan.rate, scores)
+            needed += [(route, price, rate, seed) for rate in rates for seed in TUNING_SEEDS]
+            rate = None if rates else best_rate(scores)
+        if rate is not None:
+            is_headline = price == HEADLINE or len(plan.prices) == 1
+            seeds = plan.seeds if is_headline else plan.other_seeds
+            needed += [(route, price, rate, seed) for seed in seeds]
+    return [key for key in needed if key[3] not in done[key[1]].get(key[2], {})]
+
+
+def _by_rate(rows: Sequence[Row], route: str) -> defaultdict[float, dict[float, dict[int, float]]]:
+    """Return the score on validation data by price, learning rate and seed."""
+    found: defaultdict = defaultdict(dict)
+    for row in rows:
+        if row["route"] == route:
+            score = validation_of(row) if "validation" in row else 0.0
+            found[row["price"]].setdefault(row["learning_rate"], {})[row["seed"]] = score
+    return found
 
 
 def load_frontier() -> list[Row]:
@@ -231,9 +241,19 @@ def load_frontier() -> list[Row]:
     return load_results("frontier", command=COMMAND, key=KEY)
 
 
+def chosen_rate(rows: Sequence[Row], route: str, price: float) -> float:
+    """Return the learning rate of a route at a price: the best of those that were tried."""
+    tried = _by_rate(rows, route)[price]
+    common = set.intersection(*(set(by_seed) for by_seed in tried.values()))
+    return best_rate({rate: fmean(by_seed[s] for s in common) for rate, by_seed in tried.items()})
+
+
 def runs_of(rows: Sequence[Row], route: str, price: float | None = None) -> list[Row]:
-    """Return the runs of a route, at one price or at all."""
-    return [row for row in rows if row["route"] == route and price in (None, row["price"])]
+    """Return the runs of a route at its chosen rates, at one price or at all, by seed."""
+    prices = sorted({row["price"] for row in rows if row["route"] == route})
+    at = {(p, chosen_rate(rows, route, p)) for p in prices if price in (None, p)}
+    found = [r for r in rows if r["route"] == route and (r["price"], r["learning_rate"]) in at]
+    return sorted(found, key=lambda row: (row["price"], row["seed"]))
 
 
 def along_kl(
@@ -248,7 +268,7 @@ def along_kl(
 
 
 def over_updates(
-    rows: Sequence[Row], metric: str, route: str = "ppo", *, price: float = 0.05, every: int = 4
+    rows: Sequence[Row], metric: str, route: str = "ppo", *, price: float = HEADLINE, every: int = 4
 ) -> dict[int, list[float]]:
     """Return a metric of the updates of a route's seeds, every so many of them."""
     curves = [run["curves"][metric] for run in runs_of(rows, route, price)]
@@ -261,17 +281,12 @@ def by_price(rows: Sequence[Row], what: str, route: str = "ppo") -> dict[float, 
     return {price: [run[what] for run in runs_of(rows, route, price)] for price in prices}
 
 
-def keys_of(route: str) -> list[tuple[str, float, int]]:
-    """Return the runs of a route: its name, the price (for best of n: the n), the seed."""
-    prices, seeds = (BEST_OF, SEEDS) if route == "best_of_n" else TRAINED[route][1:]
-    return [(route, price, seed) for seed in seeds for price in prices]
-
-
 def main(
     routes: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(ROUTES)}.")] = None,
     threads: Annotated[
         int, typer.Option(min=0, help="Processor threads; 0 leaves torch's choice.")
     ] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Run what is missing of the frontier, one line a run."""
     if unknown := set(routes or ()) - set(ROUTES):
@@ -279,16 +294,21 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     records = Records(results_path("frontier"), KEY)
-    records.take_up(header("frontier", SEEDS, command=COMMAND))
+    records.take_up(header("frontier", TUNING_SEEDS, command=COMMAND, device=device))
     for route in routes or ROUTES:
-        for key in keys_of(route):
-            records.once(key, partial(run_once, *key), _report)
+        while keys := wanted(route, records.rows):
+            for key in keys:
+                records.once(key, partial(run_once, *key, device=device), _report)
 
 
 def _report(row: Row) -> None:
+    what = f"{row['route']} at {row['price']}, rate {row['learning_rate']:g}, seed {row['seed']}: "
+    if "kl" not in row:
+        typer.echo(what + str(row["diverged"]))
+        return
     typer.echo(
-        f"{row['route']} at {row['price']}, seed {row['seed']}: KL {row['kl']:.1f}, reward "
-        f"{row['reward']:.2f}, true score {row['true_score']:.2f} ({row['seconds']} s)"
+        f"{what}KL {row['kl']:.1f}, reward {row['reward']:.2f}, true score "
+        f"{row['true_score']:.2f} ({row['seconds']} s)"
     )
 
 

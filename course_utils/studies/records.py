@@ -92,13 +92,14 @@ class Records:
         return tuple(row[name] for name in self.key)
 
 
-def header(name: str, seeds: Sequence[int], *, command: str) -> Row:
+def header(name: str, seeds: Sequence[int], *, command: str, device: str = "cpu") -> Row:
     """Return the first line of a study's file: how its runs were made.
 
     Args:
         name: Name of the study.
         seeds: Its seeds.
         command: What runs it.
+        device: Where its runs happen, ``cpu`` or ``cuda``.
     """
     return {
         "study": name,
@@ -107,6 +108,7 @@ def header(name: str, seeds: Sequence[int], *, command: str) -> Row:
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {package: version(package) for package in _PACKAGES},
         "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "threads": torch.get_num_threads(),
     }
 

@@ -20,6 +20,7 @@ from course_utils.studies.alignment_tasks import ALIGNMENT_TASKS
 from course_utils.studies.candidates import CANDIDATES
 from course_utils.studies.definitions import Study
 from course_utils.studies.length import Length, Looks, Plateau
+from course_utils.studies.place import embedded_on
 from course_utils.studies.records import Key, Records, header
 from course_utils.studies.tasks import TASKS, WORD_TASKS, Row, Task
 from course_utils.studies.tuning import TUNING_SEEDS, search, validation_of
@@ -73,6 +74,7 @@ def fit(
     *,
     n_examples: int | None = None,
     length: Length = Length(),  # noqa: B008
+    device: str = "cpu",
 ) -> Row:
     """Train once, score every split of the task, and ask what the model still knows.
 
@@ -83,6 +85,7 @@ def fit(
         seed: Seed of the method's start, and of the choice and the order of the examples.
         n_examples: How many of them; None for all.
         length: How long to train.
+        device: Where, ``cpu`` or ``cuda``.
 
     Returns:
         A row: what was run, trained parameters, steps, epochs, seconds, a score a split, and the
@@ -97,7 +100,7 @@ def fit(
     torch.manual_seed(seed)
     load = load_base_model if candidate.is_pretrained else build_random_model
     head = {"num_labels": task.num_labels, "label_level": task.label_level}
-    model = candidate.put_on(load("embedded", **head))
+    model = candidate.put_on(load(embedded_on(device), **head))
     what = {
         "task": task.name,
         "method": method,
@@ -201,10 +204,11 @@ def scores_by_rank(task: Task, model: torch.nn.Module, ranks: Sequence[int]) -> 
     return {f"test_at_rank_{r}": task.score(set_rank(model, r), tokenizer, rows) for r in ranks}
 
 
-def base_row(task: Task) -> Row:
+def base_row(task: Task, *, device: str = "cpu") -> Row:
     """Score the base model, untrained on the task: chance, where it has no head of its own."""
     torch.manual_seed(0)
-    model = load_base_model("embedded", num_labels=task.num_labels, label_level=task.label_level)
+    head = {"num_labels": task.num_labels, "label_level": task.label_level}
+    model = load_base_model(embedded_on(device), **head)
     return {
         "task": task.name,
         "method": "base",
@@ -239,12 +243,15 @@ def load_results(name: str, *, command: str = "", key: tuple[str, ...] = KEY) ->
     return Records(path, key).rows
 
 
-def run_study(study: Study, on_run: Callable[[Row], None] | None = None) -> list[Row]:
+def run_study(
+    study: Study, on_run: Callable[[Row], None] | None = None, *, device: str = "cpu"
+) -> list[Row]:
     """Run what is missing of a study, recording each run as it ends, and return all runs.
 
     Args:
         study: What to run.
         on_run: Called with each finished run.
+        device: Where, ``cpu`` or ``cuda``.
 
     Raises:
         OSError: If a run cannot be recorded.
@@ -256,7 +263,7 @@ def run_study(study: Study, on_run: Callable[[Row], None] | None = None) -> list
         check_choice("method", method, CANDIDATES)
     others = {_key(row): row for row in load_results(study.runs_from)} if study.runs_from else {}
     records = Records(results_path(study.name), KEY)
-    records.take_up(header(study.name, study.seeds, command=_command(study.name)))
+    records.take_up(header(study.name, study.seeds, command=_command(study.name), device=device))
 
     def once(task: str, method: str, size: int | None, rate: float, seed: int) -> Row:
         key = (task, method, rate, seed, size)
@@ -265,8 +272,8 @@ def run_study(study: Study, on_run: Callable[[Row], None] | None = None) -> list
             if key in others:
                 return others[key]
             if method == "base":
-                return base_row(ALL_TASKS[task])
-            options = {"n_examples": size, "length": study.length}
+                return base_row(ALL_TASKS[task], device=device)
+            options = {"n_examples": size, "length": study.length, "device": device}
             return fit(ALL_TASKS[task], method, rate, seed, **options)
 
         return records.once(key, make, on_run)

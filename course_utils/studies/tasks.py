@@ -153,7 +153,9 @@ def pair_accuracy(
     for start in range(0, len(rows), 32):
         examples = [encode(tokenizer, row) for row in rows[start : start + 32]]
         with torch.no_grad():
-            chosen, rejected = pair_scores(model, pad_examples(examples, model.config.pad_token_id))
+            batch = pad_examples(examples, model.config.pad_token_id)
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            chosen, rejected = pair_scores(model, batch)
         right += (chosen > rejected).tolist()
     return _share(right)
 

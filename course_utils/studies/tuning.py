@@ -29,6 +29,20 @@ def best_rate(scores: dict[float, float]) -> float:
     return max(scores, key=scores.__getitem__)
 
 
+def untried(start: float, scores: dict[float, float]) -> list[float]:
+    """Return the learning rates that a search has to try next; none when it is at its end.
+
+    Args:
+        start: The first rate.
+        scores: Mean score of every rate tried so far, higher is better; ``-inf`` if it diverged.
+    """
+    first = [start, neighbour(start, -1), neighbour(start, 1)]
+    if missing := [rate for rate in first if rate not in scores]:
+        return missing
+    beyond = [neighbour(best_rate(scores), step) for step in (-1, 1)]
+    return [rate for rate in beyond if rate not in scores and LOWEST <= rate <= HIGHEST]
+
+
 def search(start: float, score: Callable[[float], float]) -> float:
     """Return the best learning rate, with a worse one tried on either side.
 
@@ -39,14 +53,10 @@ def search(start: float, score: Callable[[float], float]) -> float:
     Returns:
         The rate; see ``best_rate``.
     """
-    scores = {rate: score(rate) for rate in (start, neighbour(start, -1), neighbour(start, 1))}
-    while True:
-        best = best_rate(scores)
-        beyond = [neighbour(best, step) for step in (-1, 1)]
-        missing = [r for r in beyond if r not in scores and LOWEST <= r <= HIGHEST]
-        if not missing:
-            return best
-        scores |= {rate: score(rate) for rate in missing}
+    scores: dict[float, float] = {}
+    while rates := untried(start, scores):
+        scores |= {rate: score(rate) for rate in rates}
+    return best_rate(scores)
 
 
 def tried_rates(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,9 @@ def train_online_with_trl(
 ) -> "PreTrainedModel":
     """Train a policy with TRL's ``RLOOTrainer`` or ``GRPOTrainer``, four answers a question.
 
+    As many answers an update, and as many optimizer steps on them, as our PPO takes; the score of
+    an answer without an end token is cut by the same penalty.
+
     Args:
         method: ``rloo`` or ``grpo``.
         model: Plain assistant; it gets PEFT's LoRA, and is the reference with it off.
@@ -55,19 +59,33 @@ def train_online_with_trl(
 
     check_choice("method", method, ("rloo", "grpo"))
 
-    def score(prompts: list, completions: list, **_: object) -> list[float]:
+    def score(
+        prompts: list, completions: list, completion_ids: list[list[int]], **_: object
+    ) -> list[float]:
         asked = [chat_prompt(tokenizer, prompt[-1]["content"]) for prompt in prompts]
         scores = reward(asked, [answer[-1]["content"] for answer in completions])
-        return torch.as_tensor(scores).tolist()
+        fine = config.missing_eos_penalty or 0.0
+        return [
+            score - fine * (tokenizer.eos_token_id not in ids)
+            for score, ids in zip(torch.as_tensor(scores).tolist(), completion_ids, strict=True)
+        ]
 
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": q}]} for q in questions])
+    n_minibatches = config.batch_size // config.minibatch_size
     options = {
         "num_generations": 4,
+        "steps_per_generation": n_minibatches,
+        "num_iterations": config.n_epochs,
         "max_completion_length": config.max_new_tokens,
         "temperature": config.temperature,
         "beta": config.kl_coef,
     }
     kinds = getattr(trl, f"{method.upper()}Trainer"), getattr(trl, f"{method.upper()}Config")
+    config = replace(
+        config,
+        n_updates=config.n_updates * config.n_epochs * n_minibatches,
+        batch_size=config.minibatch_size,
+    )
     return _run(*kinds, model, tokenizer, rows, config, options, reward_funcs=score)
 
 
