@@ -68,7 +68,7 @@ STUDIES = {
         Study(
             name="learning_curve",
             tasks=("dialect",),
-            methods=("full", "matrices", "lora_r8", "lora_r128"),
+            methods=("full", "matrices", "lora_r8"),
             length=Length(times=10, looks=10),
         ),
         Study(
@@ -84,6 +84,7 @@ STUDIES = {
         Study(
             name="alpha",
             tasks=("dialect",),
+            seeds=(0,),
             methods=tuple(f"lora_alpha{alpha}" for alpha in (4, 16, 64)),
         ),
         Study(

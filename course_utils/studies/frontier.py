@@ -72,7 +72,7 @@ class Plan:
 
 # Only tuning on own answers has had its rates searched; the others stand at one rate each.
 PLANS = {
-    "ppo": Plan(prices=(0.0, *PRICES), other_seeds=(0, 1)),
+    "ppo": Plan(prices=(0.0, *PRICES), seeds=(0, 1), other_seeds=(0, 1)),
     "trl_ppo": Plan(seeds=(0, 1)),
     "rloo": Plan(),
     "grpo": Plan(),

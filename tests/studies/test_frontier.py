@@ -36,17 +36,15 @@ def test_answers_are_measured_by_the_judge():
     assert found["true_score"] == 2
 
 
-def test_rows_are_grouped_by_price_and_update():
+def run(**changes: object) -> dict:
     curves = {"objective/kl": [0.0, 1.0, 2.0]}
+    row = {"route": "ppo", "price": 0.1, "learning_rate": 1e-3, "seed": 0, "reward": 0.0}
+    return row | {"kl": 1.0, "curves": curves} | changes
+
+
+def test_rows_are_grouped_by_price_and_update():
     rows = [
-        {
-            "route": "ppo",
-            "price": price,
-            "seed": seed,
-            "kl": 10 * price + seed,
-            "reward": price,
-            "curves": curves,
-        }
+        run(price=price, seed=seed, kl=10 * price + seed, reward=price)
         for price in (0.1, 0.5)
         for seed in (0, 1)
     ]
@@ -56,10 +54,40 @@ def test_rows_are_grouped_by_price_and_update():
     assert every == {1: [0.0, 0.0], 3: [2.0, 2.0]}
 
 
+def test_a_routes_runs_are_those_at_its_best_rate():
+    worth = {3e-4: (0.1, 0.2, 0.3), 1e-3: (0.5, 0.4, 0.3), 3e-3: (None, 0.9, 0.9)}
+    rows = [
+        run(route="tuned_on_best", price=0.0, learning_rate=rate, seed=seed, validation=value)
+        for rate, values in worth.items()
+        for seed, value in enumerate(values)
+    ]
+    found = frontier.runs_of(rows, "tuned_on_best")
+    assert [(row["learning_rate"], row["seed"]) for row in found] == [(1e-3, s) for s in range(3)]
+
+
+def test_what_is_wanted_follows_from_what_was_seen():
+    wanted = frontier.wanted("tuned_on_best", [])
+    assert {key[2] for key in wanted} == {3e-4, 1e-3, 3e-3}
+    assert len(wanted) == 9
+    seen = [
+        run(route=route, price=price, learning_rate=rate, seed=seed, validation=rate)
+        for route, price, rate, seed in wanted
+    ]
+    # The best stands at the upper end: one more rate, with the same seeds.
+    assert frontier.wanted("tuned_on_best", seen) == [
+        ("tuned_on_best", 0.0, 1e-2, seed) for seed in range(3)
+    ]
+    plan = frontier.PLANS["ppo"]
+    assert len(frontier.wanted("ppo", [])) == len(plan.seeds) + 4 * len(plan.other_seeds)
+    assert frontier.wanted("ppo", [run()])[0] == ("ppo", 0.0, 1e-3, 0)
+    assert ("ppo", 0.1, 1e-3, 0) not in frontier.wanted("ppo", [run()])
+
+
 @pytest.mark.parametrize("route", frontier.ROUTES)
 def test_every_run_is_recorded_once(route: str):
-    found = [(row["route"], row["price"], row["seed"]) for row in ROWS if row["route"] == route]
-    assert sorted(found) == sorted(frontier.keys_of(route))
+    found = [tuple(row[name] for name in frontier.KEY) for row in ROWS if row["route"] == route]
+    assert frontier.wanted(route, ROWS) == []
+    assert len(found) == len(set(found))
 
 
 def test_a_free_kl_is_hacked_and_a_dear_one_is_not():

@@ -111,9 +111,9 @@ def test_a_failed_run_is_not_recorded(path):
 
 
 def test_the_frontier_is_recorded_alike(tmp_path, monkeypatch, capsys):
-    def fake(route, price, seed):
+    def fake(*key, device):
         numbers = {"kl": 1.0, "reward": 2.0, "true_score": 3.0, "seconds": 4.0}
-        return {"route": route, "price": price, "seed": seed, **numbers}
+        return {**dict(zip(frontier.KEY, key, strict=True)), **numbers, "validation": 5.0}
 
     monkeypatch.setattr(runner, "data_dir", lambda: tmp_path)
     monkeypatch.setattr(frontier, "run_once", fake)
@@ -121,9 +121,9 @@ def test_the_frontier_is_recorded_alike(tmp_path, monkeypatch, capsys):
     path = tmp_path / "results" / "frontier.jsonl"
     path.write_bytes(path.read_bytes()[:-30])
     frontier.main(["dpo", "rloo"])
-    keys = [(row["route"], row["price"], row["seed"]) for row in frontier.load_frontier()]
-    assert keys == [*frontier.keys_of("dpo"), *frontier.keys_of("rloo")]
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    keys = [tuple(row[name] for name in frontier.KEY) for row in frontier.load_frontier()]
+    assert keys == [*frontier.wanted("dpo", []), *frontier.wanted("rloo", [])]
+    assert len(capsys.readouterr().out.splitlines()) == len(keys) + 1  # One was damaged.
 
 
 def test_headers_name_the_command_that_exists():
@@ -131,5 +131,6 @@ def test_headers_name_the_command_that_exists():
         first = json.loads(file.read_text(encoding="utf-8").splitlines()[0])
         command = frontier.COMMAND if file.stem == "frontier" else runner._command(file.stem)
         assert (first["study"], first["command"]) == (file.stem, command)
-        assert set(header("a", (0,), command=command)) == set(first)
+        # Records of before 2026-11-27 do not say the device: they are of the processor.
+        assert set(header("a", (0,), command=command)) == set(first) | {"device"}
         assert records._has_header(file)
