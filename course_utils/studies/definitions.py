@@ -84,7 +84,6 @@ STUDIES = {
         Study(
             name="alpha",
             tasks=("dialect",),
-            seeds=(0,),
             methods=tuple(f"lora_alpha{alpha}" for alpha in (4, 16, 64)),
         ),
         Study(

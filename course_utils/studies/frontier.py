@@ -70,17 +70,15 @@ class Plan:
     other_seeds: tuple[int, ...] = TUNING_SEEDS
 
 
-# Only tuning on own answers has had its rates searched; the others stand at one rate each.
+# What is recorded; no route's rate has been searched for yet. `routes.TRAINERS` has more of them.
 PLANS = {
     "ppo": Plan(prices=(0.0, *PRICES), seeds=(0, 1), other_seeds=(0, 1)),
     "trl_ppo": Plan(seeds=(0, 1)),
     "rloo": Plan(),
     "grpo": Plan(),
     "dpo": Plan(prices=(0.1,), rate=3e-4, seeds=(0, 1)),
-    "tuned_on_best": Plan(prices=(0.0,), is_searched=True),
-    "tuned_on_any": Plan(prices=(0.0,), is_searched=True),
     "ppo_on_judge": Plan(prices=(0.0, HEADLINE)),
-    "ppo_like_trl": Plan(),
+    "ppo_like_trl": Plan(seeds=(0, 1)),
     "best_of_n": Plan(prices=(1, 2, 4, 8, 16), rate=0.0, other_seeds=(0, 1)),
 }
 ROUTES = tuple(PLANS)

@@ -54,6 +54,12 @@ def test_rows_are_grouped_by_price_and_update():
     assert every == {1: [0.0, 0.0], 3: [2.0, 2.0]}
 
 
+@pytest.fixture
+def tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = frontier.Plan(prices=(0.0,), is_searched=True)
+    monkeypatch.setitem(frontier.PLANS, "tuned_on_best", plan)
+
+
 def test_a_routes_runs_are_those_at_its_best_rate():
     worth = {3e-4: (0.1, 0.2, 0.3), 1e-3: (0.5, 0.4, 0.3), 3e-3: (None, 0.9, 0.9)}
     rows = [
@@ -65,6 +71,7 @@ def test_a_routes_runs_are_those_at_its_best_rate():
     assert [(row["learning_rate"], row["seed"]) for row in found] == [(1e-3, s) for s in range(3)]
 
 
+@pytest.mark.usefixtures("tuned")
 def test_what_is_wanted_follows_from_what_was_seen():
     wanted = frontier.wanted("tuned_on_best", [])
     assert {key[2] for key in wanted} == {3e-4, 1e-3, 3e-3}
