@@ -44,7 +44,7 @@ def test_every_run_of_a_study_is_recorded(name: str):
                 assert [run["seed"] for run in runs] == list(study.seeds), (task, method, size)
 
 
-# Recorded before the rule of `studies.tuning`: a rate from one seed, or at the edge of its grid.
+# The others were recorded before `studies.tuning`: a rate from one seed, or at its grid's edge.
 BY_THE_RULE = {"ranks", "learning_curve", "targets", "scaling", "alpha", "variants"}
 BY_AN_OLDER_RULE = set(STUDIES) - BY_THE_RULE
 
