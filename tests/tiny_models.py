@@ -31,6 +31,7 @@ def write_tiny_model(
     seed: int = 0,
     hidden_size: int = 64,
     pad_token: str | None = None,
+    chat_template: str = CHAT_TEMPLATE,
 ) -> Path:
     """Write a two-layer model and a byte-level tokenizer as ``save_pretrained`` lays them out.
 
@@ -40,11 +41,12 @@ def write_tiny_model(
         seed: Seed of the weights.
         hidden_size: d_model, a multiple of 64.
         pad_token: The tokenizer's padding token; none by default, as in many published models.
+        chat_template: The tokenizer's template.
 
     Returns:
         ``folder``.
     """
-    tokenizer = _write_tokenizer(folder, pad_token)
+    tokenizer = _write_tokenizer(folder, pad_token, chat_template)
     config_class, model_class = ARCHITECTURES[architecture]
     config = config_class(
         vocab_size=320,
@@ -95,7 +97,9 @@ class _Touch:
         return Path.touch, (self._path,)
 
 
-def _write_tokenizer(folder: Path, pad_token: str | None) -> PreTrainedTokenizerFast:
+def _write_tokenizer(
+    folder: Path, pad_token: str | None, chat_template: str
+) -> PreTrainedTokenizerFast:
     """Write a tokenizer whose tokens are the 256 bytes and the special ones."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: k for k, token in enumerate(alphabet)}
@@ -107,7 +111,7 @@ def _write_tokenizer(folder: Path, pad_token: str | None) -> PreTrainedTokenizer
         tokenizer_object=core,
         eos_token=SPECIAL_TOKENS[0],
         pad_token=pad_token,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat_template,
         clean_up_tokenization_spaces=False,
     )
     tokenizer.save_pretrained(folder)

@@ -175,8 +175,8 @@ def test_the_widget_of_chapter_06_answers(run_part):
 
 
 def test_the_widget_of_chapter_07_answers(run_part):
-    notebook, part = run_part("07_instruction_tuning", "loss_mask_explorer(tokenizer)")
-    widget = notebook.output(cell_with(part, "loss_mask_explorer(tokenizer)"))
+    notebook, part = run_part("07_instruction_tuning", "import loss_mask_explorer")
+    widget = notebook.output(cell_with(part, "import loss_mask_explorer"))
     count = widget.get_by_text("tokens carry loss").first
     expect(count).to_be_visible()
     before = count.inner_text()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from trl.chat_template_utils import qwen3_chat_template
 
 from course_utils.models.profiles import PINNED_REVISIONS, current_profile
 from tests.hub.client import CLOSED_PORT, HubClient, hub_environment, running_client
@@ -16,8 +17,12 @@ T4_MODEL, FOUR_BIT_MODEL = T4.model, T4.four_bit_model
 
 @pytest.fixture(scope="package")
 def qwen3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a small Qwen3 model with its tokenizer; tests copy it before they change it."""
-    return write_tiny_model(tmp_path_factory.mktemp("models") / "qwen3", "qwen3", seed=1)
+    """Return a small Qwen3 model with its tokenizer; tests copy it before they change it.
+
+    Its chat template is the published one, of which TRL knows the training form.
+    """
+    folder = tmp_path_factory.mktemp("models") / "qwen3"
+    return write_tiny_model(folder, "qwen3", seed=1, chat_template=qwen3_chat_template)
 
 
 @pytest.fixture(scope="package")

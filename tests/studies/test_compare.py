@@ -87,14 +87,14 @@ def made(tmp_path, monkeypatch) -> list[tuple]:
     """Runs that were made, each worth most at the lowest rate but one that the search can meet."""
     made = []
 
-    def fake(task, method, rate, seed, *, n_examples, length):
+    def fake(task, method, rate, seed, *, n_examples, length, device):
         made.append((rate, seed, n_examples))
         score = row(method, seed, 0.5, rate=rate, validation=-abs(rate - 3e-3))
         return score | {"task": task.name, "n_examples": n_examples}
 
     monkeypatch.setattr(study, "data_dir", lambda: tmp_path)
     monkeypatch.setattr(study, "fit", fake)
-    monkeypatch.setattr(study, "base_row", lambda task: row("base", 0, 0.1, rate=0.0))
+    monkeypatch.setattr(study, "base_row", lambda task, *, device: row("base", 0, 0.1, rate=0.0))
     return made
 
 
