@@ -198,10 +198,21 @@ def score_row(task: Task, model: torch.nn.Module, splits: Sequence[str]) -> Row:
 
 
 def scores_by_rank(task: Task, model: torch.nn.Module, ranks: Sequence[int]) -> Row:
-    """Return the score on ``test`` of one DyLoRA model at each of its ranks."""
+    """Return the scores of one DyLoRA model at each of its ranks, none for a method without.
+
+    One training serves them all, so what its learning rate is chosen by, ``validation``, is the
+    mean over the ranks.
+    """
+    if not ranks:
+        return {}
     tokenizer = load_tokenizer("embedded")
-    rows = list(task.load("test"))[:N_SCORED]
-    return {f"test_at_rank_{r}": task.score(set_rank(model, r), tokenizer, rows) for r in ranks}
+    rows = {split: list(task.load(split))[:N_SCORED] for split in ("validation", "test")}
+    scores = {
+        split: {r: task.score(set_rank(model, r), tokenizer, some) for r in ranks}
+        for split, some in rows.items()
+    }
+    by_rank = {f"test_at_rank_{r}": score for r, score in scores["test"].items()}
+    return {"validation": fmean(scores["validation"].values()), **by_rank}
 
 
 def base_row(task: Task, *, device: str = "cpu") -> Row:
