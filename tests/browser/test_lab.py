@@ -18,6 +18,9 @@ FIGURE = """\
 import matplotlib.pyplot as plt
 plt.plot([1, 3, 2])
 plt.show()"""
+QUIZ = """\
+from course_utils.practice import QuestionBank, Quiz
+Quiz(QuestionBank.load().for_chapter("00"))"""
 
 
 @pytest.fixture
@@ -54,6 +57,19 @@ def test_a_notebook_opens_runs_draws_and_answers_a_click(open_notebook, write):
     assert notebook.widgets().count() > 0
     expect(notebook.page.get_by_text("Jupyter news")).to_have_count(0)
     assert notebook.save_picture("small_notebook").stat().st_size > 10_000
+
+
+def test_the_quiz_says_the_verdict_and_moves_the_focus_on_a_narrow_page(open_notebook, write):
+    notebook = open_notebook(write(QUIZ, name="04_quiz.ipynb"))
+    notebook.page.set_viewport_size({"width": 1024, "height": 1000})
+    notebook.run_all()
+    quiz = notebook.output(1).locator(".cq")
+    quiz.get_by_role("button", name="16", exact=True).click()
+    expect(quiz.get_by_role("alert")).to_contain_text("Right.")
+    expect(quiz.get_by_role("button", name="Next")).to_be_focused()
+    expect(quiz.locator(".cq-dot").first).to_have_text("Question 1: right, shown now")
+    assert quiz.evaluate("element => element.scrollWidth <= element.clientWidth")
+    notebook.save_picture("quiz_1024")
 
 
 def test_a_cell_that_fails_is_named(open_notebook, write):

@@ -1,7 +1,8 @@
 """The question bank: one YAML file a chapter in ``data/quiz/``, checked when it is loaded."""
 
+import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from course_utils.paths import data_dir
@@ -27,8 +28,9 @@ class Question:
         topic: What it is about, across chapters.
         difficulty: 1 (recall) to 3 (has to be worked out).
         prompt: The question.
-        source: The section or paper that has the answer.
+        source: A chapter and the heading of the section that has the answer, then perhaps papers.
         options: For ``single`` and ``multiple``.
+        ordered: Whether the options are a ladder, as of numbers, and keep their order.
         answer: A number for ``numeric``, the back of the card for ``flash``.
         tolerance: Largest distance from a numeric answer, in its unit, that still counts.
         unit: Unit of a numeric answer; empty for a plain number.
@@ -42,6 +44,7 @@ class Question:
     prompt: str
     source: str
     options: tuple[Option, ...] = ()
+    ordered: bool = False
     answer: float | str | None = None
     tolerance: float = 0.0
     unit: str = ""
@@ -56,6 +59,16 @@ class Question:
     def correct_options(self) -> frozenset[int]:
         """Positions of the correct options."""
         return frozenset(i for i, option in enumerate(self.options) if option.correct)
+
+    def shuffled(self, seed: str) -> "Question":
+        """Return the question with its options in an order that depends on the seed and the id.
+
+        A ladder keeps its order.
+        """
+        options = list(self.options)
+        if not self.ordered:
+            random.Random(f"{seed} {self.id}").shuffle(options)
+        return replace(self, options=tuple(options))
 
 
 @dataclass(frozen=True)

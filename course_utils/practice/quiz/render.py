@@ -17,24 +17,26 @@ _KINDS = {
 
 
 def heading_html(session: Session) -> str:
-    """Return the line of dots, one a question, and the score so far."""
-    dots = "".join(
-        f'<span class="cq-dot {_dot_class(session, i)}"></span>'
-        for i in range(len(session.questions))
-    )
+    """Return the line of dots, one a question and each with its text, and the score so far."""
+    dots = "".join(_dot(session, i) for i in range(len(session.questions)))
     total, answered = len(session.questions), len(session.grades)
     score = f"{session.score} right of {answered} answered"
     place = "Result" if session.current is None else f"Question {session.position + 1} of {total}"
     return (
-        f'<div class="cq-head"><b>{place}</b><span class="cq-dots">{dots}</span>'
+        f'<div class="cq-head"><b>{place}</b><ul class="cq-dots">{dots}</ul>'
         f"<span>{score}</span></div>"
     )
 
 
-def _dot_class(session: Session, index: int) -> str:
+def _dot(session: Session, index: int) -> str:
     grade = session.grades.get(session.questions[index].id)
-    state = {None: "", True: "cq-right", False: "cq-wrong"}[grade]
-    return f"{state} cq-here" if index == session.position else state
+    state, told = {None: ("", "open"), True: ("cq-right", "right"), False: ("cq-wrong", "wrong")}[
+        grade
+    ]
+    if index == session.position:
+        state, told = f"{state} cq-here", f"{told}, shown now"
+    text = f"Question {index + 1}: {told}"
+    return f'<li class="cq-dot {state}" title="{text}"><span class="cq-unseen">{text}</span></li>'
 
 
 def prompt_html(question: Question) -> str:
@@ -55,7 +57,9 @@ def answer_html(question: Question) -> str:
 def message_html(text: str) -> str:
     """Return a short remark on input that cannot be graded."""
     return (
-        f'<div class="cq-message">{html.escape(text[:1].upper() + text[1:])}</div>' if text else ""
+        f'<div class="cq-message" role="alert">{html.escape(text[:1].upper() + text[1:])}</div>'
+        if text
+        else ""
     )
 
 
@@ -68,7 +72,8 @@ def feedback_html(session: Session, question: Question) -> str:
         verdict, body = ("Right." if is_right else "Not right."), _solution(question, response)
     mark, state = ("✓", "cq-right") if is_right else ("✗", "cq-wrong")
     return (
-        f'{body}<div class="cq-verdict {state}"><span class="cq-mark">{mark}</span>{verdict}</div>'
+        f'{body}<div class="cq-verdict {state}" role="alert">'
+        f'<span class="cq-mark">{mark}</span>{verdict}</div>'
         f'<div class="cq-source">Source: {inline_html(question.source)}</div>'
     )
 

@@ -2,6 +2,7 @@
 
 import random
 import re
+import secrets
 from collections.abc import Iterable
 
 from course_utils.practice.quiz.bank import Question
@@ -66,22 +67,31 @@ class Session:
 
     Args:
         questions: What is asked.
-        seed: Shuffles the questions; without one they keep their order.
+        seed: Shuffles the questions, and the options of each question anew for every try. Without
+            one the questions keep their order, and chance shuffles the options.
+
+    Attributes:
+        stored: The questions in the order of this session, their options as the bank has them.
+        questions: The same with the options as this try shows them; responses refer to these.
 
     Raises:
         ValueError: If there are no questions.
     """
 
     def __init__(self, questions: Iterable[Question], seed: int | None = None) -> None:
-        self.questions = list(questions)
-        if not self.questions:
+        self.stored = list(questions)
+        if not self.stored:
             raise ValueError("a quiz needs at least one question")
         if seed is not None:
-            random.Random(seed).shuffle(self.questions)
+            random.Random(seed).shuffle(self.stored)
+        self._seed = secrets.randbits(32) if seed is None else seed
+        self._n_tries = 0
         self.restart()
 
     def restart(self) -> None:
-        """Forget all answers and go to the first question."""
+        """Forget all answers, shuffle the options anew and go to the first question."""
+        self._n_tries += 1
+        self.questions = [q.shuffled(f"{self._seed} {self._n_tries}") for q in self.stored]
         self.position = 0
         self.responses: dict[str, Response] = {}
         self.grades: dict[str, bool] = {}

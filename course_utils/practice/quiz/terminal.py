@@ -29,7 +29,7 @@ def ask_in_terminal(
         questions: What is asked.
         ask: Shows a prompt and returns the line typed.
         say: Shows a line of text.
-        seed: Shuffles the questions.
+        seed: Shuffles the questions and their options; without one, chance shuffles the options.
 
     Returns:
         The session with its grades and score.

@@ -18,11 +18,12 @@ class Quiz:
     """Questions with feedback for every option, and a score.
 
     As the last expression of a cell it shows itself, followed by a folded listing of the questions
-    that stays readable in a saved notebook.
+    that stays readable in a saved notebook. After an answer the focus is on *Next*, and screen
+    readers are told the verdict.
 
     Args:
         questions: A question bank, or some of its questions.
-        seed: Shuffles the questions; without one they keep their order.
+        seed: Shuffles the questions and their options; without one, chance shuffles the options.
 
     Raises:
         ValueError: If there are no questions.
@@ -34,6 +35,7 @@ class Quiz:
         self._message = ipywidgets.HTML()
         self._inputs = ipywidgets.VBox()
         self._panels: dict[str, Sequence[ipywidgets.Widget]] = {}
+        self._turned: set[str] = set()
         self.previous_button = _action("‹ Previous", lambda: self._move(-1))
         self.next_button = _action("Next ›", lambda: self._move(1))
         self.restart_button = _action("Restart", self.restart)
@@ -62,6 +64,7 @@ class Quiz:
             self._message.value = render.message_html(str(error))
         else:
             self._show()
+            _focus(self.next_button)
 
     def restart(self) -> None:
         """Begin again with the first question and no answers."""
@@ -70,11 +73,16 @@ class Quiz:
             for widget in panel:
                 widget.close()
         self._panels.clear()
+        self._turned.clear()
         self._show()
 
     def _move(self, step: int) -> None:
         self.session.move(step)
         self._show()
+        if self.next_button.disabled:
+            _focus(self.restart_button)
+        elif self.previous_button.disabled:
+            _focus(self.next_button)
 
     def _show(self) -> None:
         session, question = self.session, self.session.current
@@ -94,7 +102,8 @@ class Quiz:
             )
             self._inputs.children = ()
         else:
-            self._text.value = render.prompt_html(question)
+            back = render.answer_html(question) if question.id in self._turned else ""
+            self._text.value = render.prompt_html(question) + back
             if question.id not in self._panels:
                 self._panels[question.id] = self._make_inputs(question)
             self._inputs.children = self._panels[question.id]
@@ -130,18 +139,26 @@ class Quiz:
         field = ipywidgets.Text(
             placeholder=f"a number{f' in {question.unit}' if question.unit else ''}",
             continuous_update=False,
+            description="Answer",
+            style={"description_width": "initial"},
         )
         field.observe(lambda change: change.new.strip() and self.answer(change.new), "value")
         return [field, _action("Check", lambda: self.answer(field.value), is_main=True)]
 
     def _flash_inputs(self, question: Question) -> Sequence[ipywidgets.Widget]:
+        # All three are drawn at once: a button that is not drawn yet cannot take the focus.
         def turn_over() -> None:
-            self._text.value = render.prompt_html(question) + render.answer_html(question)
-            self._inputs.children = [knew, missed]
+            self._turned.add(question.id)
+            turn.layout.display = "none"
+            knew.layout.display = missed.layout.display = None
+            self._show()
+            _focus(knew)
 
+        turn = _action("Turn the card over", turn_over, is_main=True)
         knew = _action("I knew it", lambda: self.answer(True), is_main=True)
         missed = _action("Not yet", lambda: self.answer(False))
-        return [_action("Turn the card over", turn_over, is_main=True)]
+        knew.layout.display = missed.layout.display = "none"
+        return [turn, knew, missed]
 
     def _ipython_display_(self) -> None:
         shell = get_ipython()
@@ -149,7 +166,7 @@ class Quiz:
             display({"text/plain": repr(self)}, raw=True)
             return
         display(self.widget)
-        questions = self.session.questions
+        questions = self.session.stored
         listing = {"text/html": render.listing_html(questions), "text/plain": repr(self)}
         display(listing, raw=True)
 
@@ -162,6 +179,12 @@ def _action(text: str, on_press: Callable[[], None], *, is_main: bool = False) -
     button = _classed(ipywidgets.Button(description=text), "cq-action")
     button.on_click(lambda _: on_press())
     return _classed(button, "cq-main") if is_main else button
+
+
+def _focus(widget: ipywidgets.Widget) -> None:
+    """Put the focus on a control that is drawn already; ipywidgets 7 has no way to do so."""
+    if hasattr(widget, "focus"):
+        widget.focus()
 
 
 def _option_button(

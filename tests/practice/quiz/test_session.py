@@ -13,7 +13,9 @@ def make(kind, *correct, n_options=3, **fields):
         Option(text=f"option {i}", explanation=f"because {i}", correct=i in correct)
         for i in range(n_options if kind in ("single", "multiple") else 0)
     )
+    # A ladder, so that a test knows which place an option has on the screen.
     defaults = {"topic": "memory", "difficulty": 1, "prompt": "Why?", "source": "Chapter 00"}
+    defaults |= {"ordered": True}
     return Question(type=kind, options=options, **{"id": f"00-{kind}", **defaults, **fields})
 
 
@@ -160,6 +162,41 @@ def test_a_seed_shuffles_and_repeats():
     assert orders[0] == [q.id for q in questions]
     assert orders[1] == orders[2] != orders[3]
     assert sorted(orders[1]) == sorted(orders[0]) != orders[1]
+
+
+def texts(session):
+    return [[option.text for option in question.options] for question in session.questions]
+
+
+def loose(n_questions=5):
+    return [make("single", 1, n_options=5, id=f"00-{i}", ordered=False) for i in range(n_questions)]
+
+
+def test_options_are_shuffled_for_each_learner_and_try():
+    once, again, other = (Session(loose(), seed) for seed in (1, 1, 2))
+    first_try = texts(once)
+    assert first_try == texts(again)
+    assert sorted(first_try) != sorted(texts(other))
+    once.restart()
+    assert texts(once) != first_try
+    again.restart()
+    assert texts(once) == texts(again)
+
+
+def test_without_a_seed_chance_shuffles_the_options_alone():
+    sessions = [Session(loose()) for _ in range(3)]
+    assert len({str(texts(session)) for session in sessions}) == 3
+    for session in sessions:
+        assert [q.id for q in session.questions] == [q.id for q in loose()]
+        assert session.stored == loose()
+
+
+def test_what_is_graded_is_the_option_that_is_shown():
+    session = Session(loose(), seed=3)
+    for question in session.questions:
+        shown = [option.text for option in question.options].index("option 1")
+        assert session.answer(frozenset([shown]))
+        session.move(1)
 
 
 def test_a_quiz_needs_a_question():

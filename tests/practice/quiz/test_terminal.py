@@ -58,6 +58,17 @@ def test_an_empty_line_skips():
     assert session.score == 3
 
 
+def test_options_are_lettered_as_this_try_shuffles_them():
+    question = make("single", 1, n_options=5, id="00-loose", ordered=False)
+    session, said = play("q", questions=[question])
+    shown = [
+        f"{letter}) {o.text}" for letter, o in zip("abcde", session.current.options, strict=True)
+    ]
+    places = [said.index(text) for text in shown]
+    assert places == sorted(places)
+    assert {option.text for option in session.current.options} == {f"option {i}" for i in range(5)}
+
+
 def test_q_and_the_end_of_input_stop():
     for lines in (("b", "q"), ("b",), ("b", "ac", "112", "", "q")):
         session, said = play(*lines)

@@ -141,6 +141,66 @@ def test_the_result_counts_and_restart_forgets(quiz):
     assert quiz.session.grades == {"00-single": False}
 
 
+@pytest.fixture
+def focused(monkeypatch):
+    """Record which control is given the focus."""
+    taken = []
+    monkeypatch.setattr(
+        ipywidgets.DOMWidget, "focus", lambda control: taken.append(control), raising=False
+    )
+    return taken
+
+
+def test_after_an_answer_the_focus_is_on_next_and_the_verdict_is_announced(quiz, focused):
+    press(quiz, "option 1")
+    assert focused == [quiz.next_button]
+    assert re.search(r'class="cq-verdict cq-right" role="alert">.*?Right', quiz.text)
+    go(quiz, 1)
+    press(quiz, "Check")
+    assert focused == [quiz.next_button], "without an answer the focus stays"
+    assert 'class="cq-message" role="alert">Choose' in quiz.text
+    quiz.inputs[1].value = True
+    press(quiz, "Check")
+    assert focused == [quiz.next_button] * 2
+    assert re.search(r'role="alert">.*?Not right', quiz.text)
+
+
+def test_the_focus_is_never_on_a_control_that_is_gone(quiz, focused):
+    go(quiz, 3)
+    press(quiz, "Turn the card over")
+    turn, knew, missed = quiz.inputs
+    assert focused[-1] is knew
+    assert (turn.layout.display, knew.layout.display, missed.layout.display) == ("none", None, None)
+    quiz.next_button.click()
+    assert focused[-1] is quiz.restart_button
+    while not quiz.previous_button.disabled:
+        quiz.previous_button.click()
+    assert focused[-1] is quiz.next_button
+
+
+def test_a_library_without_focus_is_no_error(quiz, monkeypatch):
+    monkeypatch.delattr(ipywidgets.DOMWidget, "focus")
+    press(quiz, "option 1")
+    assert quiz.session.score == 1
+
+
+def test_every_control_has_a_description(quiz):
+    for index in range(4):
+        go(quiz, index)
+        assert all(control.description for control in quiz.inputs)
+
+
+def test_a_turned_card_stays_turned_until_restart(quiz):
+    go(quiz, 3)
+    press(quiz, "Turn the card over")
+    quiz.previous_button.click()
+    quiz.next_button.click()
+    assert "The back." in quiz.text
+    quiz.restart_button.click()
+    go(quiz, 3)
+    assert "The back." not in quiz.text
+
+
 def test_prompts_are_text_not_markup():
     from dataclasses import replace
 
@@ -173,6 +233,13 @@ def test_every_shipped_question_can_be_answered_right():
 
 
 # What a saved notebook shows
+
+
+def test_the_listing_has_the_options_in_stored_order(shown, monkeypatch):
+    monkeypatch.setattr(module, "get_ipython", lambda: type("Shell", (), {"kernel": 1})())
+    bank = QuestionBank.load().for_chapter("00")
+    Quiz(bank)._ipython_display_()
+    assert shown[1]["text/html"] == listing_html(list(bank))
 
 
 class Outline(HTMLParser):
