@@ -1,5 +1,6 @@
 """Where the course's files are, in a checkout and in an installed wheel."""
 
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -31,3 +32,19 @@ def checkout_dir() -> Path | None:
     """Return the repository's root, or None when the package runs from a wheel."""
     root = _PACKAGE.parent
     return root if (root / "pyproject.toml").is_file() and (root / "data").is_dir() else None
+
+
+def state_dir() -> Path:
+    """Return the folder of what the course remembers on this machine; it may not be there yet.
+
+    ``COURSE_STATE_DIR`` if set, ``.course/`` in a checkout, else the user's folder for data.
+    """
+    chosen = os.environ.get("COURSE_STATE_DIR")
+    if chosen:
+        return Path(chosen)
+    checkout = checkout_dir()
+    if checkout:
+        return checkout / ".course"
+    import platformdirs
+
+    return platformdirs.user_data_path("course-utils")

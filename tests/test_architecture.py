@@ -43,7 +43,7 @@ LAYER_OF = {unit: k for k, layer in enumerate(LAYERS) for unit in layer}
 PROGRAMS = LAYERS[-1]
 
 FRONT_END = {"IPython", "ipywidgets", "matplotlib"}
-FRONT_END_PLACES = ("show", "practice.quiz.widget")
+FRONT_END_PLACES = ("show", "practice.quiz.widget", "practice.predictions.widget")
 IMPORTED_WHERE_USED = {"transformers", "peft", "trl", "matplotlib"}
 MAX_MODULES_OF_LORA = 17
 MAX_MODULE_LINES = 399

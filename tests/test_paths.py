@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import platformdirs
 import pytest
 
 from course_utils import paths
@@ -66,3 +67,16 @@ def test_half_a_checkout_is_none(installed, part):
     path = installed.parent / part
     path.touch() if path.suffix else path.mkdir()
     assert paths.checkout_dir() is None
+
+
+def test_what_is_remembered_is_in_the_checkout_or_with_the_user_or_where_the_reader_says(
+    installed, monkeypatch, tmp_path
+):
+    monkeypatch.delenv("COURSE_STATE_DIR", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data-home"))
+    assert paths.state_dir() == platformdirs.user_data_path("course-utils")
+    (installed.parent / "pyproject.toml").touch()
+    (installed.parent / "data").mkdir()
+    assert paths.state_dir() == installed.parent / ".course"
+    monkeypatch.setenv("COURSE_STATE_DIR", str(tmp_path / "chosen"))
+    assert paths.state_dir() == tmp_path / "chosen"

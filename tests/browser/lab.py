@@ -103,6 +103,7 @@ def serve(folder: Path, scratch: Path) -> Iterator[Server]:
         f"JUPYTER_{name}_DIR": str(scratch / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")
     }
     environ["IPYTHONDIR"] = str(scratch / "ipython")
+    environ["COURSE_STATE_DIR"] = str(scratch / "state")
     command = [sys.executable, "-m", "course_utils.cli", "lab", "--no-browser", "--port", "0"]
     command += ["--folder", str(folder), "--LabApp.expose_app_in_browser=True"]
     process = subprocess.Popen(

@@ -1,5 +1,6 @@
 """The house rules for a notebook, each a function from its node to a list of complaints."""
 
+import ast
 import re
 import socket
 import statistics
@@ -8,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import nbformat
+from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
 MAX_BYTES = 400_000
@@ -231,12 +233,88 @@ def check_headings(node: NotebookNode) -> list[str]:
 def check_experiments(node: NotebookNode) -> list[str]:
     """The reader predicts before an experiment, and looks for a bug or tests a myth."""
     text = prose(node)
-    wanted = {"a **Predict** prompt": r"\*\*predict", "a bug or a myth": r"\b(?:bug|myth)\b"}
+    has = {
+        "a call of predict, or a **Predict** prompt": bool(calls_of(node, "predict"))
+        or re.search(r"\*\*predict", text, re.IGNORECASE),
+        "a bug or a myth": re.search(r"\b(?:bug|myth)\b", text, re.IGNORECASE),
+    }
+    return [f"there is not {what}" for what, found in has.items() if not found]
+
+
+def trees(node: NotebookNode) -> Iterator[tuple[int, ast.Module]]:
+    """Yield (position, syntax tree) of each code cell."""
+    for i, cell in code_cells(node):
+        yield i, ast.parse(TransformerManager().transform_cell(cell.source))
+
+
+def calls_of(node: NotebookNode, name: str) -> list[tuple[int, ast.Call]]:
+    """Return (position of the cell, call) of each call of a plain name."""
     return [
-        f"there is not {what}"
-        for what, pattern in wanted.items()
-        if not re.search(pattern, text, re.IGNORECASE)
+        (i, item)
+        for i, tree in trees(node)
+        for item in ast.walk(tree)
+        if isinstance(item, ast.Call) and ast.unparse(item.func) == name
     ]
+
+
+def check_predictions(node: NotebookNode) -> list[str]:
+    """Each prediction has an id of its chapter, a check in a later cell, and folded results.
+
+    Chapters that do not call `predict` have nothing to keep.
+    """
+    predicts = calls_of(node, "predict")
+    if not predicts:
+        return []
+    chapter = re.match(r"# (\d{2})\b", node.cells[0].source)
+    number = chapter[1] if chapter else "NN"
+    complaints, ids = [], [_text_of(call.args[0]) if call.args else "" for _, call in predicts]
+    for name in dict.fromkeys(ids):
+        if not name.startswith(f"{number}-"):
+            complaints.append(f"the prediction {name!r} does not begin with {number}-")
+        if ids.count(name) > 1:
+            complaints.append(f"{ids.count(name)} predictions have the id {name!r}")
+    targets, asks = _targets(node), {i for i, _ in predicts}
+    held = [targets.get((i, ast.unparse(call))) for i, call in predicts]
+    for (i, _), name, holder in zip(predicts, ids, held, strict=True):
+        if holder is not None and held.count(holder) > 1:
+            complaints.append(f"{held.count(holder)} predictions are assigned to {holder}")
+        j = _cell_of_check(node, holder, i)
+        if j is None:
+            complaints.append(f"no later cell calls check for the prediction {name!r}")
+        else:
+            complaints += [
+                f"cell {k} shows a result of the prediction {name!r}: fold its output"
+                for k, cell in code_cells(node)
+                if i < k <= j and k not in asks and cell.outputs and not _is_folded(cell)
+            ]
+    shown = [_text_of(call.args[0]) for _, call in calls_of(node, "calibration") if call.args]
+    if shown != [number]:
+        complaints.append(f'calibration("{number}") is not called exactly once')
+    return complaints
+
+
+def _text_of(node: ast.expr) -> str:
+    return node.value if isinstance(node, ast.Constant) else ""
+
+
+def _targets(node: NotebookNode) -> dict[tuple[int, str], str]:
+    """Return the name that each call, by its cell and source, is assigned to."""
+    return {
+        (i, ast.unparse(item.value)): ast.unparse(item.targets[0])
+        for i, tree in trees(node)
+        for item in tree.body
+        if isinstance(item, ast.Assign) and isinstance(item.value, ast.Call)
+    }
+
+
+def _cell_of_check(node: NotebookNode, name: str | None, start: int) -> int | None:
+    """Return the first cell behind ``start`` that calls the check of a name."""
+    checks = calls_of(node, f"{name}.check")
+    return min((j for j, _ in checks if j > start), default=None)
+
+
+def _is_folded(cell: NotebookNode) -> bool:
+    return cell.metadata.get("jupyter", {}).get("outputs_hidden") is True
 
 
 def check_exercises(node: NotebookNode) -> list[str]:
@@ -291,6 +369,7 @@ RULES: tuple[Rule, ...] = (
     check_title_box,
     check_headings,
     check_experiments,
+    check_predictions,
     check_exercises,
     check_profile_use,
 )

@@ -111,6 +111,27 @@ def write_lines(node, n_lines, *positions):
         node.cells[i].source = "\n".join(["x = 1"] * n_lines)
 
 
+def ask(
+    node,
+    *,
+    title="# 02 · LoRA",
+    id="02-rates",
+    name="factor",
+    check="factor.check(3.3)",
+    folded=(4, 6),
+    end="calibration('02')",
+):
+    """Let the notebook ask for two predictions, an experiment between them and their checks."""
+    replace(node, "# LoRA", title)
+    scaling = "winner = predict('02-scaling', 'Which?', ('a', 'b'))\n"
+    set_source(node, 2, f"{scaling}{name and name + ' = '}predict('{id}', 'What?', unit='times')")
+    node.cells[2].outputs = [printed("Predict: What?")]
+    set_source(node, 6, f"winner.check('a')\n{check}")
+    for i in folded:
+        node.cells[i].metadata["jupyter"] = {"outputs_hidden": True}
+    set_source(node, -2, end)
+
+
 BAD = [
     ("check_metadata", lambda n: set_metadata(n, kernelspec=kernelspec("conda")), "python3"),
     ("check_metadata", lambda n: set_metadata(n, widgets={"a": 1}), "widget state"),
@@ -164,6 +185,22 @@ BAD = [
     ("check_headings", lambda n: replace(n, "## Quiz", "## Riddles"), "no section 'Quiz'"),
     ("check_headings", lambda n: n.cells.insert(1, n.cells.pop(-1)), "not in the order"),
     ("check_experiments", lambda n: replace(n, "**Predict**", "Think"), "Predict"),
+    ("check_predictions", lambda n: ask(n, id="03-rates"), "does not begin with 02-"),
+    ("check_predictions", lambda n: ask(n, title="# LoRA"), "does not begin with NN-"),
+    ("check_predictions", lambda n: ask(n, id="02-scaling"), "2 predictions have the id"),
+    ("check_predictions", lambda n: ask(n, name="winner"), "2 predictions are assigned to winner"),
+    ("check_predictions", lambda n: ask(n, check="rates"), "no later cell calls check"),
+    ("check_predictions", lambda n: ask(n, check="factor .check"), "no later cell calls check"),
+    ("check_predictions", lambda n: ask(n, name=""), "no later cell calls check"),
+    ("check_predictions", lambda n: ask(n, folded=(6,)), "cell 4 shows a result of"),
+    ("check_predictions", lambda n: ask(n, folded=(4,)), "cell 6 shows a result of"),
+    ("check_predictions", lambda n: ask(n, end="1"), "not called exactly once"),
+    ("check_predictions", lambda n: ask(n, end="calibration('03')"), "not called exactly once"),
+    (
+        "check_predictions",
+        lambda n: ask(n, end="calibration('02'); calibration('02')"),
+        "not called exactly once",
+    ),
     ("check_experiments", lambda n: replace(n, "myth", "tale"), "a bug or a myth"),
     ("check_exercises", lambda n: replace(n, "Exercise 3", "Riddle"), "2 exercises"),
     ("check_exercises", lambda n: replace(n, "Difficulty", "Hard:"), "no difficulty"),
@@ -180,6 +217,14 @@ def test_a_bad_notebook_breaks_its_rule_and_hears_why(name, spoil, complaint):
     node = good_notebook()
     spoil(node)
     assert any(complaint in found for found in getattr(rules, name)(node))
+
+
+def test_predictions_that_keep_the_rule_are_not_complained_about():
+    node = good_notebook()
+    ask(node)
+    replace(node, "**Predict**, then run", "Look")
+    nbformat.validate(node)
+    assert {rule.__name__: rule(node) for rule in RULES if rule(node)} == {}
 
 
 def test_every_rule_has_a_notebook_that_breaks_it():

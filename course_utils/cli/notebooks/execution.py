@@ -1,6 +1,7 @@
 """Execute a notebook in a fresh kernel and measure its time and peak memory."""
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,8 +57,8 @@ class Execution:
 def execute_notebook(path: Path, *, on_cell: Callable[[int, int], None] | None = None) -> Execution:
     """Execute a notebook from top to bottom in a fresh kernel of this interpreter.
 
-    The kernel's working folder is the notebook's. The file is not changed. Ctrl-C shuts the
-    kernel down and raises KeyboardInterrupt.
+    The kernel's working folder is the notebook's. The file is not changed, and a reader's
+    record is neither read nor written. Ctrl-C shuts the kernel down and raises KeyboardInterrupt.
 
     Args:
         path: The notebook.
@@ -82,11 +83,12 @@ async def _execute(
     started = perf_counter()
     manager = _kernel_manager()
     # What the kernel's process writes past IPython would tear the progress display.
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as state:
         client, watcher, peak = None, None, _PeakMemory()
         try:
             await manager.start_kernel(
                 cwd=str(folder),
+                env=os.environ | {"COURSE_STATE_DIR": state},
                 stdout=log,
                 stderr=log,
                 extra_arguments=["--HistoryManager.hist_file=:memory:"],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from course_utils.cli.notebooks.files import code_cells, read_notebook
 from course_utils.files import append_line, sha256, sha256_of
-from course_utils.paths import checkout_dir, data_dir, package_dir
+from course_utils.paths import data_dir, package_dir, state_dir
 from course_utils.validation import check_count, check_number, check_text
 
 _ENVIRONMENT = ("COURSE_PROFILE", "COURSE_MODEL")
@@ -82,19 +82,8 @@ class RunRecords:
 
 
 def records_path() -> Path:
-    """Return where the records are kept.
-
-    ``COURSE_STATE_DIR`` if set, ``.course/`` in a checkout, else the user's cache folder.
-    """
-    chosen = os.environ.get("COURSE_STATE_DIR")
-    if chosen:
-        return Path(chosen) / "runs.jsonl"
-    checkout = checkout_dir()
-    if checkout:
-        return checkout / ".course" / "runs.jsonl"
-    import platformdirs
-
-    return platformdirs.user_cache_path("course-utils") / "runs.jsonl"
+    """Return the file that the records are kept in."""
+    return state_dir() / "runs.jsonl"
 
 
 def fingerprint(notebook: Path, surroundings: bytes) -> str:
