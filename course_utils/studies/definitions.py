@@ -68,7 +68,7 @@ STUDIES = {
         Study(
             name="learning_curve",
             tasks=("dialect",),
-            methods=("full", "matrices", "lora_r8"),
+            methods=("full", "matrices", "lora_r8", "lora_r128"),
             length=Length(times=10, looks=10),
         ),
         Study(
@@ -131,6 +131,20 @@ STUDIES = {
             name="prompt_starts",
             tasks=("sentiment",),
             methods=("prompt_random", "prompt_text"),
+        ),
+        # Are soft prompts and adapters behind, or slow?
+        Study(
+            name="convergence",
+            tasks=("sentiment",),
+            methods=(
+                "prompt_n16",
+                "p_tuning_n16",
+                "prefix_n16",
+                "p_tuning_v2_n16",
+                "bottleneck_m4",
+                "lora_r2",
+            ),
+            length=Length(times=8, looks=16),
         ),
         Study(
             name="instruction_data",
