@@ -1,6 +1,7 @@
 """What trains inside a layer or a stack of layers: chapters 01 to 05."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 from course_utils.show.palette import INK, MUTED
 from course_utils.show.schematics.canvas import (
@@ -22,14 +23,14 @@ def frozen() -> Canvas:
     """Draw which parts train: all, the last two layers, the norms, or the head alone."""
     c = Canvas(
         "Four ways to choose what trains",
-        height=36,
+        height=36.8,
         alt="Four copies of a model side by side: embedding, six blocks, final norm, head. In the "
         "first all parts train. In the second the last two blocks, the final norm and the head "
         "train; in the third the norms of all blocks, the final norm and the head; in the fourth "
         "the head alone.",
     )
-    rows = [7.0 + 3.4 * k for k in range(_N_BLOCKS)]
-    names = {3.5: "embedding", 26.6: "final norm", 29.2: "head"}
+    rows = [7.9 + 3.4 * k for k in range(_N_BLOCKS)]
+    names = {4.4: "embedding", 27.5: "final norm", 30.1: "head"}
     for y, name in names.items() | {(y, f"block {k + 1}") for k, y in enumerate(rows)}:
         c.words(10.2, y, name, align="right")
     blocks = set(range(_N_BLOCKS))
@@ -54,14 +55,14 @@ def _stack(
 ) -> None:
     """Draw a model, what trains in it filled."""
     bar = replace(TRAINED, edge=PAPER)
-    c.words(x, 33.2, *header, bold=True)
-    c.box(TRAINED if embedding else FROZEN, x, 3.5, 12, 2.2)
+    c.words(x, 34, *header, bold=True)
+    c.box(TRAINED if embedding else FROZEN, x, 4.4, 12, 2.2)
     for k, y in enumerate(rows):
         c.box(TRAINED if k in blocks else FROZEN, x, y, 12, 2.8)
         for up in (-0.75, 0.55):
             c.box(bar if norms or k in blocks else FROZEN, x, y + up, 10.4, 0.6)
-    c.box(TRAINED if norms or final_norm else FROZEN, x, 26.6, 12, 0.7)
-    c.box(TRAINED, x, 29.2, 12, 2.2)
+    c.box(TRAINED if norms or final_norm else FROZEN, x, 27.5, 12, 0.7)
+    c.box(TRAINED, x, 30.1, 12, 2.2)
 
 
 def lora() -> Canvas:
@@ -108,9 +109,9 @@ def qlora() -> Canvas:
         "QLoRA keeps W in four bits and trains beside it",
         height=40.5,
         alt="The frozen matrix W is stored as 4-bit codes, 0.5 bytes a number, and block "
-        f"constants, quantised themselves, {constants:.3f} bytes a number. Both are dequantised to a matrix in 16 bits, "
-        "2 bytes a number, that lives for its product with the input x only. Beside it LoRA's "
-        "trained A and B take 32 bits, 4 bytes a number; both ways are added.",
+        f"constants, quantised themselves, {constants:.3f} bytes a number. Both are dequantised "
+        "to a matrix in 16 bits, 2 bytes a number, that lives for its product with the input x "
+        "only. LoRA's trained A and B, beside it, take 32 bits, 4 bytes a number. Both are added.",
     )
     codes = c.box(FROZEN, 9, 22.5, 17, 7, "W: 4-bit codes", "0.5 bytes a number", "frozen")
     each = f"{constants:.3f} bytes a number"
@@ -228,7 +229,7 @@ def _block(c: Canvas, x: float, *header: str, behind_attention: bool) -> None:
             parts.append(c.box(TRAINED, x, low + 10.8, 13, 2.4, "adapter"))
         parts.append(c.node(x, low + 15, "+"))
         c.arrow(entry, parts[0].bottom)
-        for below, above in zip(parts, parts[1:], strict=False):
+        for below, above in pairwise(parts):
             c.arrow(below.top, above.bottom)
         c.arrow((x, low + 0.8), (x - 9, low + 0.8), (x - 9, low + 15), parts[-1].left)
         entry = parts[-1].top

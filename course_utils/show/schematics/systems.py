@@ -1,5 +1,7 @@
 """What trains around a model, and on what: chapters 00 and 06 to 09."""
 
+from itertools import pairwise
+
 from course_utils.show.palette import MUTED
 from course_utils.show.schematics.canvas import (
     COMPUTED,
@@ -39,7 +41,7 @@ def course() -> Canvas:
     stations = [c.node(3.6 + 7.2 * k, 6.5, name) for k, name in enumerate(names)]
     for station, lines in zip(stations, names.values(), strict=True):
         c.words(station.x, 3.4 - 0.925 * (len(lines) - 1), *lines)
-    for left, right in zip(stations, stations[1:], strict=False):
+    for left, right in pairwise(stations):
         c.line(left.right, right.left)
     for first, last, question in (
         (0, 0, "the cost"),
@@ -81,8 +83,7 @@ def prefix() -> Canvas:
 
 
 def _tokens_in_layers(c: Canvas, x: float, *, embedded: Look | None, cached: Look) -> list[Box]:
-    """Draw a text of four tokens and two vectors before it; return what stands for the latter
-    among the embeddings."""
+    """Draw a text of four tokens behind two vectors; return those among the embeddings."""
     places = [x - 7.5 + 3 * k for k in range(6)]
     for k, place in enumerate(places[2:]):
         c.box(DATA, place, 12, 2.4, 2.4)
@@ -128,7 +129,7 @@ def chat_loss() -> Canvas:
     read, labels, left = [], [], 6.4
     for k, (token, _) in enumerate(_CHAT):
         width = max(3.6, 0.7 + 0.77 * len(token))
-        x, left = left + width / 2, left + width + 0.45
+        x, left = left + width / 2, left + width + 0.95
         carries_loss = k >= _FIRST_OF_ANSWER
         read.append(c.box(DATA, x, 6.5, width, 2.6, token, mono=True))
         label = token if carries_loss else "−100"
