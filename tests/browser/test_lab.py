@@ -19,6 +19,11 @@ import matplotlib.pyplot as plt
 plt.plot([1, 3, 2])
 plt.show()"""
 
+PREDICTION = """\
+from course_utils.practice import predict
+factor = predict("02-rates", "By what factor?", unit="times")
+winner = predict("02-scaling", "Which line rises?", ("one", "the other"))"""
+
 
 @pytest.fixture
 def write(tmp_path):
@@ -54,6 +59,30 @@ def test_a_notebook_opens_runs_draws_and_answers_a_click(open_notebook, write):
     assert notebook.widgets().count() > 0
     expect(notebook.page.get_by_text("Jupyter news")).to_have_count(0)
     assert notebook.save_picture("small_notebook").stat().st_size > 10_000
+
+
+def test_predictions_are_committed_by_keyboard_alone(open_notebook, write):
+    notebook = open_notebook(write(PREDICTION, name="02_predict.ipynb"))
+    notebook.run_all()
+    factor, winner = (notebook.output(1).locator(".cp").nth(k) for k in (0, 1))
+    keys = notebook.page.keyboard
+    factor.get_by_label("Your answer (times)").focus()
+    keys.type("2.5")
+    press_tab_and_space(keys, 1)
+    expect(factor).to_contain_text("Chosen: 2.5, 10 % sure.")
+    press_tab_and_space(keys, 10)
+    expect(factor).to_contain_text("You said 2.5 times (10 % sure).")
+    press_tab_and_space(keys, 2)
+    expect(winner).to_contain_text("Chosen: the other.")
+    press_tab_and_space(keys, 7)
+    expect(winner).to_contain_text("Choose how sure you are first.")
+    expect(winner).not_to_contain_text("You said")
+
+
+def press_tab_and_space(keys, n_tabs):
+    for _ in range(n_tabs):
+        keys.press("Tab")
+    keys.press("Space")
 
 
 def test_a_cell_that_fails_is_named(open_notebook, write):

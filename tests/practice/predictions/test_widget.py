@@ -69,6 +69,15 @@ def test_what_is_missing_is_told_and_can_be_mended(ask, answer, confidence, rema
     assert fill(prediction, "both" if ask is ask_lines else "3", 50).is_committed
 
 
+def test_a_choice_is_told_before_it_is_committed():
+    prediction = ask_lines()
+    prediction.answer_input.value = "both"
+    assert "Chosen: both." in prediction.message
+    prediction.confidence_input.value = 40
+    assert "Chosen: both, 40 % sure." in prediction.message
+    assert 'role="status"' in prediction.message
+
+
 def test_every_control_has_a_name():
     for prediction in (ask_lines(), ask_factor()):
         assert all(control.description for control in prediction._controls.children)
