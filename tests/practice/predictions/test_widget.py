@@ -94,9 +94,9 @@ def test_a_cell_that_runs_again_keeps_an_open_answer_and_after_the_result_begins
     assert [entry.answer for entry in load_entries()] == [3]
 
 
-def test_a_result_that_was_seen_is_known_however_often_the_cell_runs():
+def test_a_result_that_was_seen_is_known_however_often_the_cell_runs_or_is_edited():
     ask_factor().check(3.3)
-    ask_factor()
+    predict("02-rates", "In other words?", unit="times")
     assert "not kept" in repr(fill(ask_factor(), "3.3", 100).check(3.3))
 
 
