@@ -180,7 +180,8 @@ def check_figures(node: NotebookNode) -> list[str]:
 
     A cell tagged ``schematic`` draws no numbers, so it needs neither.
     """
-    cells = code_cells(node)
+    # The check of a prediction may stand between a figure and its table.
+    cells = [(i, cell) for i, cell in code_cells(node) if ".check(" not in cell.source]
     n_figures = sum(has_figure(cell) for _, cell in cells)
     complaints = []
     if n_figures < MIN_FIGURES:
