@@ -87,18 +87,10 @@ STUDIES = {
             methods=tuple(f"lora_alpha{alpha}" for alpha in (4, 16, 64)),
         ),
         Study(
-            name="family",
-            tasks=("dialect",),
-            methods=("dylora", "qlora", "qdora", "qdylora", "nola", "pissa", "vera", "ia3"),
-        ),
-        # Most of them again, each at the best of several rates and with five seeds (PiSSA and VeRA
-        # lack one). Chapter 04 still shows "family": the rate that is best for DyLoRA's last rank,
-        # which was chosen here, ruins its first.
-        Study(
             name="variants",
             tasks=("dialect",),
             seeds=(0, 1, 2, 3, 4),
-            methods=("dylora", "qlora", "qdora", "qdylora", "nola", "ia3"),
+            methods=("dylora", "qlora", "qdora", "nola", "pissa", "vera", "ia3"),
         ),
         Study(
             name="adapters",

@@ -22,6 +22,11 @@ QUIZ = """\
 from course_utils.practice import QuestionBank, Quiz
 Quiz(QuestionBank.load().for_chapter("00"))"""
 
+PREDICTION = """\
+from course_utils.practice import predict
+factor = predict("02-rates", "By what factor?", unit="times")
+winner = predict("02-scaling", "Which line rises?", ("one", "the other"))"""
+
 
 @pytest.fixture
 def write(tmp_path):
@@ -70,6 +75,30 @@ def test_the_quiz_says_the_verdict_and_moves_the_focus_on_a_narrow_page(open_not
     expect(quiz.locator(".cq-dot").first).to_have_text("Question 1: right, shown now")
     assert quiz.evaluate("element => element.scrollWidth <= element.clientWidth")
     notebook.save_picture("quiz_1024")
+
+
+def test_predictions_are_committed_by_keyboard_alone(open_notebook, write):
+    notebook = open_notebook(write(PREDICTION, name="02_predict.ipynb"))
+    notebook.run_all()
+    factor, winner = (notebook.output(1).locator(".cp").nth(k) for k in (0, 1))
+    keys = notebook.page.keyboard
+    factor.get_by_label("Your answer (times)").focus()
+    keys.type("2.5")
+    press_tab_and_space(keys, 1)
+    expect(factor).to_contain_text("Chosen: 2.5, 10 % sure.")
+    press_tab_and_space(keys, 10)
+    expect(factor).to_contain_text("You said 2.5 times (10 % sure).")
+    press_tab_and_space(keys, 2)
+    expect(winner).to_contain_text("Chosen: the other.")
+    press_tab_and_space(keys, 7)
+    expect(winner).to_contain_text("Choose how sure you are first.")
+    expect(winner).not_to_contain_text("You said")
+
+
+def press_tab_and_space(keys, n_tabs):
+    for _ in range(n_tabs):
+        keys.press("Tab")
+    keys.press("Space")
 
 
 def test_a_cell_that_fails_is_named(open_notebook, write):

@@ -180,7 +180,8 @@ def check_figures(node: NotebookNode) -> list[str]:
 
     A cell tagged ``schematic`` draws no numbers, so it needs neither.
     """
-    cells = code_cells(node)
+    # The check of a prediction may stand between a figure and its table.
+    cells = [(i, cell) for i, cell in code_cells(node) if ".check(" not in cell.source]
     n_figures = sum(has_figure(cell) for _, cell in cells)
     complaints = []
     if n_figures < MIN_FIGURES:
@@ -190,10 +191,16 @@ def check_figures(node: NotebookNode) -> list[str]:
             continue
         if not any(has_table(near) for _, near in cells[max(k - 1, 0) : k + 2]):
             complaints.append(f"cell {i} draws a figure without a table of its numbers beside it")
-        after = node.cells[i + 1] if i + 1 < len(node.cells) else None
-        if not _is_prose(after) or not re.search(r"\d", after.source):
+        if not any(re.search(r"\d", prose.source) for prose in _prose_after(node, i)):
             complaints.append(f"cell {i} draws a figure and no prose with a number follows")
     return complaints
+
+
+def _prose_after(node: NotebookNode, i: int) -> list[NotebookNode]:
+    """Return the prose after a cell, and that after the check of a prediction in between."""
+    after = node.cells[i + 1 : i + 4]
+    is_checked = len(after) == 3 and ".check(" in after[1].source
+    return [cell for cell in (after[::2] if is_checked else after[:1]) if _is_prose(cell)]
 
 
 def check_title_box(node: NotebookNode) -> list[str]:

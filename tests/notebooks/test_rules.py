@@ -172,6 +172,15 @@ BAD = [
         "cell 4 draws a figure without a table",
     ),
     ("check_figures", lambda n: set_source(n, 5, "It grew."), "cell 4 draws a figure and no prose"),
+    (
+        "check_figures",
+        lambda n: (
+            set_source(n, 5, "Yours:"),
+            set_source(n, 6, "x.check(1)"),
+            set_source(n, 7, "?"),
+        ),
+        "cell 4 draws a figure and no prose",
+    ),
     ("check_title_box", lambda n: n.cells.pop(0), "not the title"),
     ("check_title_box", lambda n: replace(n, "**Paper:** arXiv:2106.09685", ""), "the paper"),
     ("check_title_box", lambda n: replace(n, "Question", ""), "the question"),

@@ -13,8 +13,11 @@ from matplotlib.text import Text
 from matplotlib.transforms import BboxBase
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from course_utils.cli.notebooks.files import strip_volatile
+from course_utils.methods import FrozenFineTuning, FullFineTuning, apply
+from course_utils.models.structure import norm_layers, transformer_blocks
 from course_utils.show.palette import ACCENT, relative_luminance
 from course_utils.show.schematics import draw, drawing_names
 from course_utils.show.widgets.base import png
@@ -148,6 +151,33 @@ def test_the_road_has_the_notebooks_for_stations():
     stations = {text for text in texts(draw("course")) if text.isdigit()}
     assert len(stations) == 10
     assert stations <= {path.name[:2] for path in NOTEBOOKS.glob("*.ipynb")}
+
+
+def test_what_is_filled_is_what_a_method_trains():
+    """Each column of "frozen" against a six-layer classifier that its method was applied to."""
+    ax = draw("frozen")
+    methods = {
+        "full": FullFineTuning(),
+        "last two layers": FrozenFineTuning(last_n_layers=2),
+        "norms": FrozenFineTuning(train_norms=True),
+        "head only": FrozenFineTuning(),
+    }
+    for text in [text for text in ax.texts if text.get_text() in methods]:
+        model = apply(six_layers(), methods[text.get_text()])
+        parts = [model.get_input_embeddings(), *transformer_blocks(model), *norm_layers(model)]
+        parts.append(model.score)
+        trained = [part for part in parts if all(p.requires_grad for p in part.parameters())]
+        column = [p for p in filled(ax) if abs(middle(p) - text.get_position()[0]) < 1]
+        assert len(column) == len(trained), text.get_text()
+
+
+def middle(box: FancyBboxPatch) -> float:
+    return box.get_x() + box.get_width() / 2
+
+
+def six_layers() -> LlamaForSequenceClassification:
+    sizes = {"vocab_size": 8, "hidden_size": 4, "intermediate_size": 4, "num_attention_heads": 1}
+    return LlamaForSequenceClassification(LlamaConfig(**sizes, num_hidden_layers=6))
 
 
 def test_thin_matrices_are_thin():

@@ -6,7 +6,7 @@ from statistics import fmean
 
 import pytest
 
-from course_utils.intervals import WORSE, paired_difference, verdict
+from course_utils.intervals import BETTER, WORSE, paired_difference, verdict
 from course_utils.paths import data_dir
 from course_utils.studies import (
     STUDIES,
@@ -21,7 +21,7 @@ from course_utils.studies import (
 )
 from course_utils.studies.tuning import TUNING_SEEDS
 
-DYLORA_MARGIN = 1.0
+DYLORA_MARGIN = 1.5
 SEPARATION = STUDIES["separation"]
 ROWS, METHODS = load_results("separation"), SEPARATION.methods
 
@@ -120,22 +120,27 @@ def of_study(study: str, method: str, what: str = "test") -> list[float]:
 
 
 @pytest.mark.parametrize("rank", [1, 2, 4, 8])
-@pytest.mark.parametrize("method", ["dylora", "qdylora"])
-def test_one_dylora_training_serves_every_rank_nearly_as_well_as_its_own_lora(method, rank: int):
-    served = fmean(of_study("family", method, f"test_at_rank_{rank}"))
+def test_one_dylora_training_serves_every_rank(rank: int):
+    served = fmean(of_study("variants", "dylora", f"test_at_rank_{rank}"))
     own = fmean(of_study("ranks", f"lora_r{rank}"))
-    # Nats a token; the base model is at -11.7 and full fine-tuning at -2.5.
-    assert served > own - DYLORA_MARGIN
+    # Nats a token; the base model is at -11.7 and full fine-tuning at -2.0.
+    assert own - DYLORA_MARGIN < served < own
 
 
 def test_nola_stores_less_than_rank_1_and_learns():
     smallest, *_ = of_study("ranks", "lora_r1", "trained")
-    assert max(of_study("family", "nola", "trained")) < smallest / 4
-    assert fmean(of_study("family", "nola")) > scores("dialect", "base")[0] + 2
+    assert max(of_study("variants", "nola", "trained")) < smallest / 4
+    assert fmean(of_study("variants", "nola")) > scores("dialect", "base")[0] + 2
 
 
 def test_four_bits_cost_less_than_halving_the_rank():
-    assert fmean(of_study("family", "qlora")) > fmean(of_study("ranks", "lora_r4"))
+    assert fmean(of_study("variants", "qlora")) > fmean(of_study("ranks", "lora_r4"))
+
+
+def test_pissa_is_ahead_of_lora_with_as_many_numbers():
+    pissa, lora = of_study("variants", "pissa"), of_study("ranks", "lora_r8")
+    assert of_study("variants", "pissa", "trained") == of_study("ranks", "lora_r8", "trained")
+    assert verdict(paired_difference(pissa, lora)) == BETTER
 
 
 def of(study: str, task: str, method: str) -> list[float]:

@@ -1,6 +1,6 @@
 """`predict` in a notebook: controls while a kernel runs, one line of text where none does."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ipywidgets
@@ -64,13 +64,10 @@ class AskedPrediction(Prediction):
     def __init__(self, question: Question, *, is_result_known: bool = False) -> None:
         super().__init__(question, is_result_known=is_result_known)
         self.answer_input = _answer_input(question)
-        self.confidence_input = ipywidgets.Dropdown(
-            description="How sure?",
-            options=[("choose", None), *((f"{level} %", level) for level in question.confidences)],
-            value=None,
-            style={"description_width": "initial"},
-            layout={"width": "fit-content"},
-        )
+        levels = {f"{level} %": level for level in question.confidences}
+        self.confidence_input = _choice("How sure?", levels)
+        for choice in (self.answer_input, self.confidence_input):
+            choice.observe(lambda _: self._tell_choice(), "value")
         self.commit_button = ipywidgets.Button(description="Commit")
         self.commit_button.add_class("cp-commit")
         self.commit_button.on_click(lambda _: self._commit())
@@ -108,8 +105,15 @@ class AskedPrediction(Prediction):
             self._controls.children = ()
             self._say(f"{self.commitment} This stands. Run the next cells to see.", "cp-said")
 
-    def _say(self, text: str, kind: str) -> None:
-        self._message.value = f'<div role="alert" class="{kind}">{inline_html(text)}</div>'
+    def _tell_choice(self) -> None:
+        """Say what is chosen: how a pressed button looks is not told by a screen reader."""
+        answer, confidence = self.answer_input.value, self.confidence_input.value
+        chosen = [answer] if answer else []
+        chosen += [f"{confidence} % sure"] if confidence else []
+        self._say(f"Chosen: {', '.join(chosen) or 'nothing'}.", "cp-chosen", role="status")
+
+    def _say(self, text: str, kind: str, role: str = "alert") -> None:
+        self._message.value = f'<div role="{role}" class="{kind}">{inline_html(text)}</div>'
 
     def __repr__(self) -> str:
         return f"Predict: {self.question}"
@@ -126,17 +130,28 @@ class AskedPrediction(Prediction):
 
 def _answer_input(question: Question) -> ipywidgets.Widget:
     if question.options:
-        return ipywidgets.RadioButtons(
-            description="Your answer",
-            options=[(option.replace("`", ""), option) for option in question.options],
-            value=None,
-            style={"description_width": "initial"},
-            layout=_FULL_WIDTH,
-        )
+        answers = {option.replace("`", ""): option for option in question.options}
+        return _choice("Your answer", answers)
     unit = f" ({question.unit})" if question.unit else ""
     return ipywidgets.Text(
         description=f"Your answer{unit}",
         placeholder="a number",
         style={"description_width": "initial"},
         layout={"width": "50%", "min_width": "260px"},
+        continuous_update=False,
+    )
+
+
+def _choice(name: str, values: Mapping[str, object]) -> ipywidgets.ToggleButtons:
+    """Return buttons to choose one value by.
+
+    JupyterLab takes the arrow keys from radio buttons and lists, to go from cell to cell; buttons
+    need only Tab and Space.
+    """
+    return ipywidgets.ToggleButtons(
+        description=name,
+        options=list(values.items()),
+        value=None,
+        style={"description_width": "initial", "button_width": "auto"},
+        layout=_FULL_WIDTH,
     )

@@ -28,7 +28,7 @@ _DPI = 110
 
 
 class DescribedFigure(Figure):
-    """A figure that says in words what it shows, to notebooks and to screen readers."""
+    """A figure that a notebook saves with words for what it shows: its text, and its metadata."""
 
     alt = ""
 

@@ -69,6 +69,15 @@ def test_what_is_missing_is_told_and_can_be_mended(ask, answer, confidence, rema
     assert fill(prediction, "both" if ask is ask_lines else "3", 50).is_committed
 
 
+def test_a_choice_is_told_before_it_is_committed():
+    prediction = ask_lines()
+    prediction.answer_input.value = "both"
+    assert "Chosen: both." in prediction.message
+    prediction.confidence_input.value = 40
+    assert "Chosen: both, 40 % sure." in prediction.message
+    assert 'role="status"' in prediction.message
+
+
 def test_every_control_has_a_name():
     for prediction in (ask_lines(), ask_factor()):
         assert all(control.description for control in prediction._controls.children)
@@ -85,9 +94,9 @@ def test_a_cell_that_runs_again_keeps_an_open_answer_and_after_the_result_begins
     assert [entry.answer for entry in load_entries()] == [3]
 
 
-def test_a_result_that_was_seen_is_known_however_often_the_cell_runs():
+def test_a_result_that_was_seen_is_known_however_often_the_cell_runs_or_is_edited():
     ask_factor().check(3.3)
-    ask_factor()
+    predict("02-rates", "In other words?", unit="times")
     assert "not kept" in repr(fill(ask_factor(), "3.3", 100).check(3.3))
 
 
