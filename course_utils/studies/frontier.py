@@ -72,7 +72,8 @@ class Plan:
 
 # What is recorded; no route's rate has been searched for yet. `routes.TRAINERS` has more of them.
 PLANS = {
-    "ppo": Plan(prices=(0.0, *PRICES), seeds=(0, 1), other_seeds=(0, 1)),
+    "ppo": Plan(prices=(0.0, *PRICES), seeds=(0, 1, 2, 3, 4)),
+    "reinforce": Plan(prices=(HEADLINE, 0.1)),
     "trl_ppo": Plan(seeds=(0, 1)),
     "rloo": Plan(),
     "grpo": Plan(),
