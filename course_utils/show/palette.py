@@ -52,6 +52,8 @@ _METHODS = {
     "p_tuning_v2": MethodStyle("#661249", "1", "P-tuning v2"),
     "ppo": MethodStyle("#E86250", "o", "PPO, ours"),
     "trl_ppo": MethodStyle("#111111", "X", "PPO, TRL"),
+    "ppo_like_trl": MethodStyle("#661249", "<", "ours, TRL's way"),
+    "reinforce": MethodStyle("#B09219", "v", "REINFORCE"),
     "rloo": MethodStyle("#0072B2", "s", "RLOO"),
     "grpo": MethodStyle("#0B664A", "^", "GRPO"),
     "dpo": MethodStyle("#9B63EB", "D", "DPO"),

@@ -118,7 +118,7 @@ def test_unknown_methods_are_told_which_there_are():
 
 def test_colours_differ_between_methods_that_are_not_relatives():
     relatives = {"biases", "dylora", "qdora", "p_tuning_v2", "rslora", "qdylora", "pissa", "vera"}
-    alignment = {"ppo", "trl_ppo", "rloo", "grpo", "dpo", "best_of_n"}
+    alignment = {"ppo", "ppo_like_trl", "trl_ppo", "reinforce", "rloo", "grpo", "dpo", "best_of_n"}
     main = [n for n in method_names() if n not in relatives | alignment | {"ia3"}]
     for names in (main, alignment):
         assert len({method_style(name).colour for name in names}) == len(names)
