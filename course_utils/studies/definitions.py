@@ -54,6 +54,14 @@ STUDIES = {
             sizes=(20, 60, 200, 600, None),
             runs_from="separation",
         ),
+        # Trained until validation stops getting better, at a rate that stays at its peak.
+        Study(
+            name="data_plateau",
+            tasks=("sentiment",),
+            methods=("head", "full"),
+            sizes=(20, 60, 200, 600),
+            length=Length(times=6, looks=24, patience=4),
+        ),
         Study(
             name="ranks",
             tasks=("dialect",),

@@ -45,7 +45,16 @@ def test_every_run_of_a_study_is_recorded(name: str):
 
 
 # The others were recorded before `studies.tuning`: a rate from one seed, or at its grid's edge.
-BY_THE_RULE = {"ranks", "learning_curve", "targets", "scaling", "alpha", "variants", "convergence"}
+BY_THE_RULE = {
+    "ranks",
+    "learning_curve",
+    "targets",
+    "scaling",
+    "alpha",
+    "variants",
+    "convergence",
+    "data_plateau",
+}
 BY_AN_OLDER_RULE = set(STUDIES) - BY_THE_RULE
 
 
