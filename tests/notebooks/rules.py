@@ -30,7 +30,8 @@ SECTIONS = (
 TITLE_BOX = {
     "the question": r"\bquestion\b",
     "prerequisites": r"\bprerequisites?\b",
-    "minutes": r"\d\s*min",
+    "the learner's minutes": r"\*\*your time\*\* \| \d+ min",
+    "the machine's minutes": r"\bcpu: \d+\s*min",
     "peak memory": r"\d\s*[GM]i?B\b",
     "cpu": r"\bcpu\b",
     "t4": r"\bt4\b",
@@ -325,13 +326,14 @@ def _is_folded(cell: NotebookNode) -> bool:
 
 
 def check_exercises(node: NotebookNode) -> list[str]:
-    """Enough exercises, each with difficulty, minutes, a checked attempt, hint and solution."""
+    """Enough exercises, each with its three numbers, a checked attempt, hint and solution."""
     parts = _split_exercises(node)
     complaints = []
     if len(parts) < MIN_EXERCISES:
         complaints.append(f"{len(parts)} exercises, fewer than {MIN_EXERCISES}")
     wanted = {
-        "difficulty": r"difficulty",
+        "difficulty": r"difficulty \d of 3",
+        "importance": r"importance \d of 3",
         "minutes": r"\d\s*min",
         "call of attempt": r"\battempt\(",
         "folded hint": r"<details.*?<summary>[^<]*hint",

@@ -15,9 +15,10 @@ NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9][0-9]_*.
 
 TITLE = """# LoRA
 **Question.** Why can a thin matrix stand in for a thick one? **Prerequisites:** chapter 01.
+| **Your time** | 30 min
 cpu: 3 minutes, 900 MB; t4: 2 minutes, 4 GB. **Paper:** arXiv:2106.09685."""
 EXERCISE = """### Exercise {k}. Count
-Difficulty 1 of 3, 5 minutes.
+Difficulty 1 of 3, importance 2 of 3, 5 minutes.
 <details><summary>Hint</summary>Look.</details>
 <details><summary>Solution</summary>42</details>"""
 
@@ -185,7 +186,8 @@ BAD = [
     ("check_title_box", lambda n: replace(n, "**Paper:** arXiv:2106.09685", ""), "the paper"),
     ("check_title_box", lambda n: replace(n, "Question", ""), "the question"),
     ("check_title_box", lambda n: replace(n, "Prerequisites", ""), "prerequisites"),
-    ("check_title_box", lambda n: replace(n, "minutes", ""), "minutes"),
+    ("check_title_box", lambda n: replace(n, "Your time", ""), "the learner's minutes"),
+    ("check_title_box", lambda n: replace(n, "minutes", ""), "the machine's minutes"),
     ("check_title_box", lambda n: replace(replace(n, "MB", "") or n, "GB", ""), "peak memory"),
     ("check_title_box", lambda n: replace(n, "t4", ""), "give t4"),
     ("check_title_box", lambda n: replace(n, "cpu", ""), "give cpu"),
@@ -213,6 +215,7 @@ BAD = [
     ("check_experiments", lambda n: replace(n, "myth", "tale"), "a bug or a myth"),
     ("check_exercises", lambda n: replace(n, "Exercise 3", "Riddle"), "2 exercises"),
     ("check_exercises", lambda n: replace(n, "Difficulty", "Hard:"), "no difficulty"),
+    ("check_exercises", lambda n: replace(n, "importance", "weight"), "no importance"),
     ("check_exercises", lambda n: replace(n, "5 minutes", "soon"), "no minutes"),
     ("check_exercises", lambda n: replace(n, "attempt(", "try_it("), "no call of attempt"),
     ("check_exercises", lambda n: replace(n, "<summary>Hint", "<summary>Help"), "folded hint"),
