@@ -44,7 +44,13 @@ def _peak_bytes(evaluate: Evaluate, model: nn.Module, count: int) -> int:
 
 def _verify_leak(evaluate: Evaluate) -> None:
     model, batches = _tiny_model(), _batches(3)
-    value = evaluate(model, batches)
+    with torch.enable_grad():
+        value = evaluate(model, batches)
+        if not torch.is_grad_enabled():
+            raise Wrong(
+                "gradients are still off when it is done, for everything that runs later: "
+                "switch them off in a `with` block (torch.no_grad)"
+            )
     if isinstance(value, Tensor):
         raise Wrong(
             "it returns a tensor: one that still knows its graph keeps the last batch alive; "
@@ -55,13 +61,18 @@ def _verify_leak(evaluate: Evaluate) -> None:
     if not math.isclose(value, expected, rel_tol=1e-4):
         raise Wrong(f"the mean loss of three batches is {expected:.4f}, yours is {value:.4f}")
     few, many = (_peak_bytes(evaluate, model, count) for count in (2, 8))
+    with torch.no_grad():
+        without, many_without = (_peak_bytes(evaluate, model, count) for count in (2, 8))
+    if many_without > 1.1 * without:
+        raise Wrong(
+            "it grows with the batches even where nothing has a gradient: it keeps a tensor of "
+            "each batch, its logits perhaps; keep one number of each"
+        )
     if many > 1.1 * few:
         raise Wrong(
             f"eight batches still need {many / few:.1f} times the memory of two: something keeps "
             "each batch's graph, probably a list of tensors made with gradients on"
         )
-    with torch.no_grad():
-        without = _peak_bytes(evaluate, model, 2)
     if few > 1.3 * without:
         raise Wrong(
             "it no longer grows, but one batch still keeps its activations: nothing here needs "
@@ -95,6 +106,25 @@ def _sums(model: nn.Module, batches: list[Tensor]) -> float:
     return _evaluate(model, batches) * len(batches)
 
 
+def _switches_off_for_good(model: nn.Module, batches: list[Tensor]) -> float:
+    torch.set_grad_enabled(False)
+    return sum(model(input_ids=ids, labels=ids).loss.item() for ids in batches) / len(batches)
+
+
+def _keeps_logits(model: nn.Module, batches: list[Tensor]) -> float:
+    with torch.no_grad():
+        outputs = [model(input_ids=ids, labels=ids) for ids in batches]
+    return sum(output.loss.item() for output in outputs) / len(outputs)
+
+
+@torch.no_grad()
+def _evaluate_decorated(model: nn.Module, batches: list[Tensor]) -> float:
+    total = 0.0
+    for ids in batches:
+        total += float(model(input_ids=ids, labels=ids).loss)
+    return total / len(batches)
+
+
 LEAK = Check(
     name="00-leak",
     verify=_verify_leak,
@@ -104,7 +134,10 @@ LEAK = Check(
         (_returns_tensor, "returns a tensor"),
         (_keeps_one_graph, "switch them off"),
         (_sums, "the mean loss"),
+        (_switches_off_for_good, "for everything that runs later"),
+        (_keeps_logits, "a tensor of each batch"),
     ),
+    accepts=(_evaluate_decorated,),
     insight="The peak is now that of one forward pass, however many batches there are.",
 )
 
@@ -116,16 +149,23 @@ def _verify_bill(answer: Any) -> None:  # noqa: ANN401
     if math.isclose(first, 12.8, rel_tol=0.02):
         raise Wrong("(a) 12.8 GB are the weights alone; add the gradient and Adam's two moments")
     if not math.isclose(first, 51.2, rel_tol=0.02):
-        raise Wrong(f"(a) four numbers of four bytes for each parameter, not {first:g} GB")
+        raise Wrong(
+            f"(a) {first:g} GB is not right: which numbers does Adam keep of each parameter, "
+            "beside the weight and its gradient, and how many bytes has each in float32?"
+        )
     if math.isclose(second, 38.4, rel_tol=0.02):
         raise Wrong("(b) you left out the float32 master copy of the weights")
     if not math.isclose(second, 51.2, rel_tol=0.02):
-        raise Wrong(f"(b) 2 + 2 + 4 + 4 + 4 bytes for each parameter, not {second:g} GB in all")
+        raise Wrong(
+            f"(b) {second:g} GB is not right: weight and gradient are halved, the moments are not, "
+            "and something in float32 comes on top"
+        )
     if math.isclose(third, 0.512, rel_tol=0.02):
         raise Wrong("(c) the frozen 99 % have no gradient and no moments, but they have weights")
     if not math.isclose(third, 6.848, rel_tol=0.02):
         raise Wrong(
-            f"(c) 2 bytes for every weight, and 14 more for the trained 1 %, not {third:g} GB"
+            f"(c) {third:g} GB is not right: count the weights of all parameters, and everything "
+            "else of the trained ones"
         )
 
 
@@ -137,7 +177,9 @@ BILL = Check(
         ((12.8, 51.2, 6.848), "weights alone"),
         ((51.2, 38.4, 6.848), "master copy"),
         ((51.2, 51.2, 0.512), "they have weights"),
-        ((51.2, 25.6, 6.848), "2 + 2 + 4 + 4 + 4"),
+        ((51.2, 25.6, 6.848), "comes on top"),
+        ((25.6, 51.2, 6.848), "which numbers does Adam keep"),
+        ((51.2, 51.2, 6.4), "everything else of the trained ones"),
         ((51.2, 51.2), "three numbers"),
     ),
     insight="Training 1 % of the parameters leaves little but the weights: the idea of chapter 02.",

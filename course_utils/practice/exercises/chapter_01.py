@@ -51,6 +51,12 @@ def _verify_freeze(freeze: Callable[[nn.Module, int], Any]) -> None:
             raise Wrong("the score layer is frozen, but it is new and knows nothing: train it")
         if model.model.embed_tokens.weight.requires_grad:
             raise Wrong("the embedding still trains: freeze everything first, then open the top")
+        wanted = _tiny_classifier()
+        _freeze(wanted, k)
+        for (name, found), right in zip(model.named_parameters(), wanted.parameters(), strict=True):
+            if found.requires_grad != right.requires_grad:
+                trains = "trains" if found.requires_grad else "is frozen"
+                raise Wrong(f"with k={k}, {name} {trains}, and it should be the other way round")
 
 
 def _freeze(model: nn.Module, k: int) -> None:
@@ -78,6 +84,25 @@ def _freeze_blocks_only(model: nn.Module, k: int) -> None:
         block.requires_grad_(False)
 
 
+def _freeze_but_the_norm(model: nn.Module, k: int) -> None:
+    _freeze(model, k)
+    model.model.norm.requires_grad_(True)
+
+
+def _freeze_attention_only(model: nn.Module, k: int) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = "mlp" in name or "layernorm" in name
+    model.score.requires_grad_(True)
+    for i, block in enumerate(model.model.layers):
+        block.self_attn.requires_grad_(i >= 4 - k)
+
+
+def _freeze_by_name(model: nn.Module, k: int) -> None:
+    open_names = ("score.", *(f"model.layers.{i}." for i in range(4 - k, 4)))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name.startswith(open_names)
+
+
 FREEZE = Check(
     name="01-freeze",
     verify=_verify_freeze,
@@ -87,7 +112,10 @@ FREEZE = Check(
         (_freeze_head_too, "score layer is frozen"),
         (_freeze_blocks_only, "embedding still trains"),
         (lambda model, k: model.requires_grad_(True), "nothing is frozen"),
+        (_freeze_but_the_norm, "model.norm.weight trains"),
+        (_freeze_attention_only, "it should be the other way round"),
     ),
+    accepts=(_freeze_by_name,),
     insight="Freeze everything, then open what should learn: the order that cannot forget a part.",
 )
 
@@ -98,6 +126,8 @@ def _verify_optimizer(make: Callable[[nn.Module], torch.optim.Optimizer]) -> Non
     optimizer = make(model)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise Wrong(f"return an optimizer, not {type(optimizer).__name__}")
+    if type(optimizer) is not torch.optim.AdamW:
+        raise Wrong(f"that is {type(optimizer).__name__}; an AdamW is asked for")
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and id(parameter) not in held:
@@ -110,7 +140,11 @@ def _verify_optimizer(make: Callable[[nn.Module], torch.optim.Optimizer]) -> Non
 
 
 def _make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    return torch.optim.AdamW(_trained(model), lr=1e-3)
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 OPTIMIZER = Check(
@@ -121,6 +155,8 @@ OPTIMIZER = Check(
         (lambda m: torch.optim.AdamW(m.parameters(), lr=1e-3), "is frozen, but the optimizer"),
         (lambda m: torch.optim.AdamW(m.score.parameters(), lr=1e-3), "does not hold it"),
         (lambda m: list(m.parameters()), "return an optimizer"),
+        (lambda m: torch.optim.SGD(_trained(m), lr=1e-3), "that is SGD"),
+        (lambda m: torch.optim.Adam(_trained(m), lr=1e-3), "that is Adam;"),
     ),
     insight="Built last and from what requires a gradient, the optimizer cannot disagree with it.",
 )
@@ -182,7 +218,10 @@ def _verify_count(count: Callable[[int], int]) -> None:
             raise Wrong("the final norm, 256 numbers, trains with the last blocks")
         if value == expected - 768:
             raise Wrong("the score layer, 3 x 256 numbers, trains too")
-        raise Wrong(f"for k={k} it is {expected:,}, not {value:,}; count one block again")
+        raise Wrong(
+            f"for k={k} it is not {value!r}; count one block again: four square matrices, three "
+            "of the feed-forward layer, two norms"
+        )
 
 
 def _count(k: int) -> int:

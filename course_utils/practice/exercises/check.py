@@ -23,6 +23,7 @@ class Check:
             wrong.
         solution: An answer that passes.
         rejects: Pairs of a wrong answer and a part of the message it must get; at least two.
+        accepts: Other right answers, written in another way.
         insight: A sentence shown with a correct answer.
 
     Raises:
@@ -33,6 +34,7 @@ class Check:
     verify: Callable[[Any], None]
     solution: Any
     rejects: tuple[tuple[Any, str], ...]
+    accepts: tuple[Any, ...] = ()
     insight: str = ""
 
     def __post_init__(self) -> None:

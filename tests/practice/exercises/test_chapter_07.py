@@ -89,11 +89,11 @@ def test_positions_and_mask_may_be_lists_numbers_or_truths():
         owner = (positions == 0).cumsum(0)
         return [positions, ((owner[:, None] == owner).tril()).long()]
 
-    def as_floats(lengths):
+    def as_float_positions(lengths):
         positions, mask = by_restarts(lengths)
-        return positions.float(), mask.float().numpy()
+        return positions.float(), mask.numpy()
 
-    assert is_correct(POSITIONS, by_lists, by_restarts, as_floats)
+    assert is_correct(POSITIONS, by_lists, by_restarts, as_float_positions)
 
 
 def test_the_positions_are_those_of_the_package():

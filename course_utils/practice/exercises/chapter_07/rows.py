@@ -159,8 +159,13 @@ def _verify_positions(pack: Callable[[list[int]], Packed]) -> None:
         )
         what = f"for examples of {lengths} tokens, your list of positions"
         expect_equal(positions, expected, what=what, slips=slips)
-        mask = _as_tensor(result[1], "the mask").float()
-        _verify_borders(mask, owners)
+        mask = _as_tensor(result[1], "the mask")
+        _verify_borders(mask.float(), owners)
+        if mask.is_floating_point():
+            raise Wrong(
+                f"right, but for its type, {str(mask.dtype).removeprefix('torch.')}: a mask of "
+                "numbers is *added* to the scores; give True and False"
+            )
 
 
 def _owners(lengths: Sequence[int]) -> Tensor:
@@ -258,6 +263,7 @@ POSITIONS = Check(
             lambda lengths: (_pack_positions(lengths), _pack_borders(lengths).float().log()),
             "added to the scores",
         ),
+        (lambda lengths: (_pack_positions(lengths), _pack_borders(lengths).float()), "its type"),
         (_same_length_together, "sees those packed before it"),
         (lambda lengths: (_pack_positions(lengths), torch.ones(sum(lengths))), "has shape"),
         (lambda lengths: (_pack_positions(lengths), 0.5 * _pack_borders(lengths)), "may see"),
