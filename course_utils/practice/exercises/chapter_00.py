@@ -48,8 +48,8 @@ def _verify_leak(evaluate: Evaluate) -> None:
         value = evaluate(model, batches)
         if not torch.is_grad_enabled():
             raise Wrong(
-                "gradients are still off when it is done, for everything that runs later: "
-                "switch them off in a `with` block (torch.no_grad)"
+                "gradients stay switched off after it returns, and the next training step fails: "
+                "use `with torch.no_grad():`, which switches them on again"
             )
     if isinstance(value, Tensor):
         raise Wrong(
@@ -65,8 +65,9 @@ def _verify_leak(evaluate: Evaluate) -> None:
         without, many_without = (_peak_bytes(evaluate, model, count) for count in (2, 8))
     if many_without > 1.1 * without:
         raise Wrong(
-            "it grows with the batches even where nothing has a gradient: it keeps a tensor of "
-            "each batch, its logits perhaps; keep one number of each"
+            f"eight batches need {many_without / without:.1f} times the memory of two even without "
+            "gradients: something keeps each batch's output, probably a list of logits; keep "
+            "only the loss, as a number"
         )
     if many > 1.1 * few:
         raise Wrong(
@@ -102,13 +103,9 @@ def _keeps_one_graph(model: nn.Module, batches: list[Tensor]) -> float:
     return sum(model(input_ids=ids, labels=ids).loss.item() for ids in batches) / len(batches)
 
 
-def _sums(model: nn.Module, batches: list[Tensor]) -> float:
-    return _evaluate(model, batches) * len(batches)
-
-
-def _switches_off_for_good(model: nn.Module, batches: list[Tensor]) -> float:
+def _switches_off(model: nn.Module, batches: list[Tensor]) -> float:
     torch.set_grad_enabled(False)
-    return sum(model(input_ids=ids, labels=ids).loss.item() for ids in batches) / len(batches)
+    return _keeps_one_graph(model, batches)
 
 
 def _keeps_logits(model: nn.Module, batches: list[Tensor]) -> float:
@@ -117,12 +114,8 @@ def _keeps_logits(model: nn.Module, batches: list[Tensor]) -> float:
     return sum(output.loss.item() for output in outputs) / len(outputs)
 
 
-@torch.no_grad()
-def _evaluate_decorated(model: nn.Module, batches: list[Tensor]) -> float:
-    total = 0.0
-    for ids in batches:
-        total += float(model(input_ids=ids, labels=ids).loss)
-    return total / len(batches)
+def _sums(model: nn.Module, batches: list[Tensor]) -> float:
+    return _evaluate(model, batches) * len(batches)
 
 
 LEAK = Check(
@@ -134,10 +127,9 @@ LEAK = Check(
         (_returns_tensor, "returns a tensor"),
         (_keeps_one_graph, "switch them off"),
         (_sums, "the mean loss"),
-        (_switches_off_for_good, "for everything that runs later"),
-        (_keeps_logits, "a tensor of each batch"),
+        (_switches_off, "switched off after it returns"),
+        (_keeps_logits, "each batch's output"),
     ),
-    accepts=(_evaluate_decorated,),
     insight="The peak is now that of one forward pass, however many batches there are.",
 )
 
@@ -150,22 +142,22 @@ def _verify_bill(answer: Any) -> None:  # noqa: ANN401
         raise Wrong("(a) 12.8 GB are the weights alone; add the gradient and Adam's two moments")
     if not math.isclose(first, 51.2, rel_tol=0.02):
         raise Wrong(
-            f"(a) {first:g} GB is not right: which numbers does Adam keep of each parameter, "
-            "beside the weight and its gradient, and how many bytes has each in float32?"
+            f"(a) is not {first:g} GB: count the numbers that full fine-tuning keeps for each "
+            "parameter, and the bytes of one"
         )
     if math.isclose(second, 38.4, rel_tol=0.02):
         raise Wrong("(b) you left out the float32 master copy of the weights")
     if not math.isclose(second, 51.2, rel_tol=0.02):
         raise Wrong(
-            f"(b) {second:g} GB is not right: weight and gradient are halved, the moments are not, "
-            "and something in float32 comes on top"
+            f"(b) is not {second:g} GB: weights and gradients take half the bytes, but what the "
+            "optimizer keeps stays in float32"
         )
     if math.isclose(third, 0.512, rel_tol=0.02):
         raise Wrong("(c) the frozen 99 % have no gradient and no moments, but they have weights")
     if not math.isclose(third, 6.848, rel_tol=0.02):
         raise Wrong(
-            f"(c) {third:g} GB is not right: count the weights of all parameters, and everything "
-            "else of the trained ones"
+            f"(c) is not {third:g} GB: add what all weights take in 16 bits and what only the "
+            "trained 1 % has besides"
         )
 
 
@@ -177,9 +169,9 @@ BILL = Check(
         ((12.8, 51.2, 6.848), "weights alone"),
         ((51.2, 38.4, 6.848), "master copy"),
         ((51.2, 51.2, 0.512), "they have weights"),
-        ((51.2, 25.6, 6.848), "comes on top"),
-        ((25.6, 51.2, 6.848), "which numbers does Adam keep"),
-        ((51.2, 51.2, 6.4), "everything else of the trained ones"),
+        ((51.2, 25.6, 6.848), "stays in float32"),
+        ((12.0, 51.2, 6.848), "count the numbers"),
+        ((51.2, 51.2, 3.0), "all weights take in 16 bits"),
         ((51.2, 51.2), "three numbers"),
     ),
     insight="Training 1 % of the parameters leaves little but the weights: the idea of chapter 02.",

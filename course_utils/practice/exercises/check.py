@@ -23,7 +23,6 @@ class Check:
             wrong.
         solution: An answer that passes.
         rejects: Pairs of a wrong answer and a part of the message it must get; at least two.
-        accepts: Other right answers, written in another way.
         insight: A sentence shown with a correct answer.
 
     Raises:
@@ -34,7 +33,6 @@ class Check:
     verify: Callable[[Any], None]
     solution: Any
     rejects: tuple[tuple[Any, str], ...]
-    accepts: tuple[Any, ...] = ()
     insight: str = ""
 
     def __post_init__(self) -> None:

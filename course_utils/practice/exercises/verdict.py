@@ -3,6 +3,7 @@
 import dis
 import functools
 import linecache
+import re
 import traceback
 from dataclasses import dataclass
 from types import CodeType, FunctionType
@@ -155,6 +156,12 @@ def _last_frame(error: Exception) -> tuple[str, int]:
     return code.co_filename, line
 
 
+def _is_name(word: str) -> bool:
+    """Say that a word is a name of the code, as ``h``, ``k1`` and ``model.norm`` are."""
+    return (len(word) == 1 and word != "a") or re.search(r"[\d._(\[]", word) is not None
+
+
 def _sentence(text: str) -> str:
-    text = text[:1].upper() + text[1:]
+    if not _is_name(text.split(maxsplit=1)[0].rstrip(",:;.")):
+        text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "?", "!", "…")) else f"{text}."

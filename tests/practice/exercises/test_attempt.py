@@ -5,6 +5,7 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 
 from course_utils.practice.exercises import (
+    Check,
     Verdict,
     Wrong,
     attempt,
@@ -215,3 +216,21 @@ def test_a_named_slip_of_a_tensor_comes_after_the_right_answer_and_before_the_sh
 @pytest.mark.parametrize("value", [3.0, torch.ones(3), torch.full((2,), torch.nan)])
 def test_what_is_no_tensor_or_holds_nan_or_is_of_another_shape_is_not_near(value):
     assert not is_near_tensor(value, torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("h itself is missing", "h itself is missing."),
+        ("k1 has the wrong sign", "k1 has the wrong sign."),
+        ("model.norm.weight is frozen", "model.norm.weight is frozen."),
+        ("a label is missing", "A label is missing."),
+        ("right, but too long", "Right, but too long."),
+    ],
+)
+def test_a_message_begins_with_a_capital_but_for_a_name(text, shown):
+    def verify(answer):
+        raise Wrong(text)
+
+    check = Check(name="00-words", verify=verify, solution=1, rejects=((2, "a"), (3, "b")))
+    assert attempt(check, 2).message == shown

@@ -24,12 +24,6 @@ def test_the_solution_passes(check):
     assert verdict.message == check.insight
 
 
-def test_right_answers_that_are_written_in_another_way_pass(check):
-    for answer in check.accepts:
-        verdict = attempt(check, answer)
-        assert verdict, verdict
-
-
 def test_the_wrong_answers_are_rejected_in_these_words(check):
     assert len(check.rejects) >= 2
     for wrong, fragment in check.rejects:

@@ -32,6 +32,9 @@ def _verify_quantize(quantize: Callable[[Tensor, Tensor], Any]) -> None:
         answer = quantize(block.clone(), levels.clone())
         if not isinstance(answer, tuple | list) or len(answer) != 2:
             raise Wrong("return two things: the codes and the scale")
+        first, second = map(torch.as_tensor, answer)
+        if first.numel() == 1 and second.shape == block.shape:
+            raise Wrong("the two are swapped: the codes first, then the scale")
         codes, scale = torch.as_tensor(answer[0]), answer[1]
         expect_close(
             scale,
@@ -120,6 +123,7 @@ QUANTIZE = Check(
             "not the level itself",
         ),
         (lambda block, levels: _quantize(block, levels)[0], "two things"),
+        (lambda block, levels: _quantize(block, levels)[::-1], "the two are swapped"),
         (
             lambda block, levels: (_quantize(block, nf4_codebook())[0], block.abs().max()),
             "must lie in",

@@ -19,40 +19,47 @@ def _verify_dora(dora_weight: Callable[..., Tensor]) -> None:
     # Not square, and not at the start: B and m have both moved.
     d_out, d_in, rank, scaling = 5, 7, 2, 2.0
     (W, A, B), m = draw_layer(d_out, d_in, rank), 1 + draw(d_out).abs()
+    slips = _dora_slips(W, A, B, m, scaling)
+    expect_tensor(dora_weight(W, A, B, m, scaling), _dora_weight(W, A, B, m, scaling), slips=slips)
+
+
+def _dora_slips(W: Tensor, A: Tensor, B: Tensor, m: Tensor, scaling: float) -> Slips:
     V, column = W + scaling * B @ A, m[:, None]
     norms = V.norm(dim=1, keepdim=True)
-    expect_tensor(
-        dora_weight(W, A, B, m, scaling),
-        column * V / norms,
-        slips=(
-            (
-                column * V / V.norm(dim=0),
-                "the norm runs over the other axis: take one a row, "
-                "over the d_in weights that feed one output",
-            ),
-            (column * V / V.norm(), "that is one norm for the whole matrix: take one a row"),
-            (
-                column * V / W.norm(dim=1, keepdim=True),
-                "you divide by the norms of W alone; the "
-                "direction is a unit vector only if it is divided by the norms of W + scaling B A",
-            ),
-            (V / norms, "the magnitudes are missing: every row has length 1"),
-            (
-                column * V,
-                "each row is stretched by m, but nothing has brought it to length 1 first",
-            ),
-            (
-                W + column * V / norms,
-                "the base is added twice: m times the direction is the whole weight, W inside",
-            ),
-            (
-                W + column * _normalised(V - W),
-                "only the change is given "
-                "a direction; DoRA takes the length and the direction of the whole row W + B A",
-            ),
-            (column * _normalised(W + B @ A), "the update B A is not scaled"),
-            (V, "that is LoRA's weight: neither length nor direction is in it"),
+    return (
+        (
+            column * V / V.norm(dim=0),
+            "the norm runs over the other axis: take one a row, "
+            "over the d_in weights that feed one output",
         ),
+        (column * V / V.norm(), "that is one norm for the whole matrix: take one a row"),
+        (
+            column * V / W.norm(dim=1, keepdim=True),
+            "you divide by the norms of W alone; the "
+            "direction is a unit vector only if it is divided by the norms of W + scaling B A",
+        ),
+        (V / norms, "the magnitudes are missing: every row has length 1"),
+        (
+            column * V,
+            "each row is stretched by m, but nothing has brought it to length 1 first",
+        ),
+        (
+            W + column * V / norms,
+            "the base is added twice: m times the direction is the whole weight, W inside",
+        ),
+        (
+            W + column * _normalised(V - W),
+            "only the change is given "
+            "a direction; DoRA takes the length and the direction of the whole row W + B A",
+        ),
+        (column * _normalised(W + B @ A), "the update B A is not scaled"),
+        (column * V / norms.square(), "that divides by the squared norm: take its root"),
+        (column * _normalised(2 * W - V), "the update is subtracted; it is W + scaling B A"),
+        (
+            W.norm(dim=1, keepdim=True) * V / norms,
+            "the rows have the lengths of W: m has moved since the start, so use m",
+        ),
+        (V, "that is LoRA's weight: neither length nor direction is in it"),
     )
 
 
@@ -63,6 +70,10 @@ def _dora_weight(W: Tensor, A: Tensor, B: Tensor, m: Tensor, scaling: float) -> 
 
 def _normalised(V: Tensor, dim: int = 1) -> Tensor:
     return V / V.norm(dim=dim, keepdim=True)
+
+
+def _squares(V: Tensor) -> Tensor:
+    return V.square().sum(dim=1, keepdim=True)
 
 
 DORA = Check(
@@ -79,6 +90,12 @@ DORA = Check(
         (lambda W, A, B, m, s: m[:, None] * (W + s * B @ A), "brought it to length 1"),
         (lambda W, A, B, m, s: m[:, None] * (W + s * B @ A) / (W + s * B @ A).norm(), "whole mat"),
         (lambda W, A, B, m, s: W + s * B @ A, "LoRA's weight"),
+        (
+            lambda W, A, B, m, s: m[:, None] * (W + s * B @ A) / _squares(W + s * B @ A),
+            "squared norm",
+        ),
+        (lambda W, A, B, m, s: _dora_weight(W, A, B, m, -s), "subtracted"),
+        (lambda W, A, B, m, s: _dora_weight(W, A, B, W.norm(dim=1), s), "lengths of W"),
         (lambda W, A, B, m, s: m * _normalised(W + s * B @ A), "raised RuntimeError"),
         (lambda W, A, B, m, s: _dora_weight(W, A, B, m, s).T, "transpose"),
     ),
@@ -132,6 +149,18 @@ def _magnitude_slips(before: Tensor, after: Tensor) -> Slips:
             "a mere rotation has too; asked is the change of the length",
         ),
         (
+            _changes(before, after)[0] * len(before),
+            "that is the sum over the rows; asked is their mean",
+        ),
+        (
+            ((after.norm(dim=1) - before.norm(dim=1)).abs() / before.norm(dim=1)).mean().item(),
+            "that is the change relative to the length before; asked is the difference itself",
+        ),
+        (
+            abs(after.norm() - before.norm()).item(),
+            "that is the norm of the whole matrix; take one norm for each row",
+        ),
+        (
             columns[0],
             "those are the norms of the columns; a row holds the weights of one output",
         ),
@@ -144,6 +173,15 @@ def _direction_slips(before: Tensor, after: Tensor) -> Slips:
         (
             1 - direction,
             "that is the mean cosine, which is 1 where nothing has turned; asked is one minus it",
+        ),
+        (direction * len(before), "that is the sum over the rows; asked is their mean"),
+        (
+            1 - torch.cosine_similarity(before.flatten(), after.flatten(), dim=0).item(),
+            "that is one cosine for the whole matrix; take one for each row",
+        ),
+        (
+            torch.cosine_similarity(before, after, dim=1).arccos().mean().item(),
+            "that is the angle; asked is one minus its cosine",
         ),
         (-direction, "one minus the cosine, not the cosine minus one"),
         (columns[1], "those are the cosines of the columns; take them row by row"),
@@ -196,6 +234,27 @@ DECOMPOSE = Check(
         (_changes_with_cosine, "mean cosine"),
         (_changes_of_difference, "length of the change"),
         (_changes_with_dot, "dot product"),
+        (lambda b, a: (6 * _changes(b, a)[0], _changes(b, a)[1]), "sum over the rows"),
+        (lambda b, a: (_changes(b, a)[0], 6 * _changes(b, a)[1]), "sum over the rows"),
+        (lambda b, a: (abs(a.norm() - b.norm()), 0.0), "norm of the whole matrix"),
+        (
+            lambda b, a: (((a.norm(dim=1) / b.norm(dim=1)) - 1).abs().mean(), 0.0),
+            "relative to the length before",
+        ),
+        (
+            lambda b, a: (
+                _changes(b, a)[0],
+                1 - torch.cosine_similarity(b.flatten(), a.flatten(), dim=0),
+            ),
+            "one cosine for the whole matrix",
+        ),
+        (
+            lambda b, a: (
+                _changes(b, a)[0],
+                torch.cosine_similarity(b, a, dim=1).arccos().mean(),
+            ),
+            "the angle",
+        ),
         (lambda before, after: _changes(before, after)[::-1], "swapped"),
         (lambda before, after: _changes(before, after)[0], "two numbers"),
         (lambda before, after: (after - before).norm(dim=1), "two numbers"),

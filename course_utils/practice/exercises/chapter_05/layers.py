@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from torch import Tensor
+from torch.nn.functional import gelu
 
 from course_utils.practice.exercises.chapter_05.reference import Adapter, adapt, draw_adapter
 from course_utils.practice.exercises.check import Check
@@ -50,6 +51,7 @@ def _slips(h: Tensor, adapter: Adapter, s: float) -> Slips:
             h + s * (inner @ U.T + c),
             "the activation is missing: without it the adapter is one linear map",
         ),
+        (adapt(h, adapter, gelu, s), "that is GELU; this adapter has ReLU, max(x, 0)"),
         (h + s * ((h @ D.T).relu() + b) @ U.T + s * c, "b is added behind the activation"),
         (h + s * (inner.relu() @ U.T) + c, "c is part of what is scaled"),
         (h + s * ((h @ D.T).relu() @ U.T + c), "the bias b of the down-projection is missing"),
@@ -104,6 +106,7 @@ FORWARD = Check(
         (lambda h, D, b, U, c, s: _forward(h, D, b, U, 0 * c, s), "bias c"),
         (lambda h, D, b, U, c, s: _forward(h, D, 0 * b, U, 0 * c, s), "both biases"),
         (lambda h, D, b, U, c, s: h, "adapter is missing"),
+        (lambda h, D, b, U, c, s: h + s * (gelu(h @ D.T + b) @ U.T + c), "that is GELU"),
         (lambda h, D, b, U, c, s: h + s * ((h @ D + b).relu() @ U.T + c), "D is transposed"),
         (lambda h, D, b, U, c, s: h + s * ((h @ D.T + b).relu() @ U + c), "U is transposed"),
         (lambda h, D, b, U, c, s: h + s * ((h @ D + b).relu() @ U + c), "both matrices"),

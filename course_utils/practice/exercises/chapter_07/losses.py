@@ -60,6 +60,10 @@ def _rolled(logits: Tensor, labels: Tensor) -> Tensor:
     return _unshifted(logits, labels.roll(-1, dims=1))
 
 
+def _shifted_twice(logits: Tensor, labels: Tensor) -> Tensor:
+    return cross_entropy(logits[:, :-2].flatten(0, 1), labels[:, 2:].flatten())
+
+
 def _mean_of_rows(logits: Tensor, labels: Tensor) -> Tensor:
     losses, is_target = _losses(logits, labels)
     return (losses.sum(1) / is_target.sum(1)).mean()
@@ -102,6 +106,10 @@ _SLIPS = (
         "0 .. n-2 go with the labels at 1 .. n-1",
     ),
     (_shifted_back, "shifted the wrong way: the logits come first, the labels one place later"),
+    (
+        _shifted_twice,
+        "shifted twice: the logits at a place are for the next token, not for the one after it",
+    ),
     (_rolled, "rolling brings the first label round to the last place; cut it off instead"),
     (_mean_of_all, _DILUTED),
     (_over_every_place, _DILUTED),
@@ -127,6 +135,7 @@ LOSS = Check(
     rejects=(
         (_unshifted, "nothing is shifted"),
         (_shifted_back, "wrong way"),
+        (_shifted_twice, "shifted twice"),
         (_rolled, "first label round"),
         (_mean_of_all, "masked tokens are in the mean"),
         (_over_every_place, "masked tokens are in the mean"),

@@ -163,8 +163,8 @@ def _verify_positions(pack: Callable[[list[int]], Packed]) -> None:
         _verify_borders(mask.float(), owners)
         if mask.is_floating_point():
             raise Wrong(
-                f"right, but for its type, {str(mask.dtype).removeprefix('torch.')}: a mask of "
-                "numbers is *added* to the scores; give True and False"
+                "the places are right, but the numbers are floats: attention adds a float mask to "
+                "the scores; give True and False (`.bool()`)"
             )
 
 
@@ -263,7 +263,10 @@ POSITIONS = Check(
             lambda lengths: (_pack_positions(lengths), _pack_borders(lengths).float().log()),
             "added to the scores",
         ),
-        (lambda lengths: (_pack_positions(lengths), _pack_borders(lengths).float()), "its type"),
+        (
+            lambda lengths: (_pack_positions(lengths), _pack_borders(lengths).float()),
+            "adds a float mask",
+        ),
         (_same_length_together, "sees those packed before it"),
         (lambda lengths: (_pack_positions(lengths), torch.ones(sum(lengths))), "has shape"),
         (lambda lengths: (_pack_positions(lengths), 0.5 * _pack_borders(lengths)), "may see"),

@@ -48,6 +48,11 @@ def _loss_slips(chosen: Tensor, rejected: Tensor) -> Slips:
             "that is the mean log-probability, which is to be made large; a loss has the minus",
         ),
         (
+            (1 - d).relu().mean().item(),
+            "that is the hinge loss, which is 0 beyond a lead of 1; asked is the mean of "
+            "minus the logarithm of the sigmoid",
+        ),
+        (
             -d.mean().item(),
             "the sigmoid is missing: minus the difference has no lower end, "
             "and pairs that are already right go on pulling",
@@ -126,6 +131,7 @@ BRADLEY_TERRY = Check(
         (lambda c, r: -logsigmoid((c - r).clamp(-50, 50)).mean(), "a clamp or an epsilon"),
         (_loss_where, "torch.where"),
         (lambda c, r: _loss(r, c), "are swapped"),
+        (lambda c, r: (1 - c + r).relu().mean(), "hinge loss"),
         (lambda c, r: (r - c).mean(), "the sigmoid is missing"),
         (lambda c, r: -logsigmoid(c - r).sum(), "the sum over pairs"),
         (lambda c, r: -logsigmoid(c - r), "one number"),

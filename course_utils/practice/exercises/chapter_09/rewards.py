@@ -80,6 +80,10 @@ _REWARD_SLIPS: tuple[tuple[PerToken, str], ...] = (
         "comes one token late: the last of n tokens is in column n - 1 (TRL pays it on the token "
         "after the end, and has its critic value that one, too)",
     ),
+    (
+        lambda p, q, s, m, c: _with_score(-c * kl_k3(p, q) * m, s, m.sum(1) - 1),
+        "that charges k3; each token pays the plain difference of its log-probabilities, k1",
+    ),
     (_overwrite, "the score has overwritten the KL of the last token: add the two"),
     (
         _sum_up,
