@@ -6,6 +6,9 @@ from course_utils.studies.candidates import BOTTLENECK_SIZES, PROMPT_LENGTHS, RA
 from course_utils.studies.length import Length
 from course_utils.studies.tasks import TASKS
 
+SFT_PLATEAU = Length(times=3, looks=12, patience=4)
+REWARD_PLATEAU = Length(times=6, looks=24, patience=4)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -146,21 +149,25 @@ STUDIES = {
             ),
             length=Length(times=8, looks=16),
         ),
+        # How many examples: until validation stops getting better, however many there are.
         Study(
             name="instruction_data",
             tasks=("following",),
             methods=("assistant_lora",),
             sizes=(50, 500, 5000),
+            length=SFT_PLATEAU,
         ),
         Study(
             name="instruction_noise",
             tasks=("following_noisy",),
             methods=("assistant_lora",),
             sizes=(500, 5000),
+            length=SFT_PLATEAU,
         ),
+        # Equal steps: what carries loss, and whose trainer runs.
         Study(
             name="instruction_loss",
-            tasks=("following_all",),
+            tasks=("following", "following_all"),
             methods=("assistant_lora",),
             sizes=(5000,),
         ),
@@ -169,17 +176,23 @@ STUDIES = {
             tasks=("following_trl",),
             methods=("assistant_peft",),
             sizes=(5000,),
-            seeds=(0, 1),
         ),
         Study(
             name="reward_data",
             tasks=("rewards",),
             methods=("reward_lora",),
             sizes=(50, 200, 1000, None),
+            length=REWARD_PLATEAU,
         ),
         Study(
             name="reward_noise",
             tasks=tuple(f"rewards_noise{p}" for p in (20, 40)),
+            methods=("reward_lora",),
+            length=REWARD_PLATEAU,
+        ),
+        Study(
+            name="reward_ours",
+            tasks=("rewards",),
             methods=("reward_lora",),
         ),
         Study(
