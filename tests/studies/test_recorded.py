@@ -54,6 +54,19 @@ BY_THE_RULE = {
     "variants",
     "convergence",
     "data_plateau",
+    "prompts",
+    "prompt_lengths",
+    "prompt_starts",
+    "adapters",
+    "adapters_accuracy",
+    "instruction_data",
+    "instruction_noise",
+    "instruction_loss",
+    "instruction_trl",
+    "reward_data",
+    "reward_noise",
+    "reward_ours",
+    "reward_trl",
 }
 BY_AN_OLDER_RULE = set(STUDIES) - BY_THE_RULE
 
