@@ -66,7 +66,6 @@ BY_THE_RULE = {
     "reward_data",
     "reward_noise",
     "reward_ours",
-    "reward_trl",
 }
 BY_AN_OLDER_RULE = set(STUDIES) - BY_THE_RULE
 
@@ -191,4 +190,6 @@ def test_soft_prompts_do_the_easy_task_and_stay_behind_on_the_hard_ones():
         for method in soft:
             scores = of("prompts", task, method)
             assert fmean(scores) < fmean(lora)
-            assert verdict(paired_difference(scores, lora)) == WORSE
+            # On roles P-tuning's three seeds scatter too much to tell.
+            is_shown = (task, method) != ("roles", "p_tuning_n16")
+            assert (verdict(paired_difference(scores, lora)) == WORSE) == is_shown
