@@ -123,8 +123,8 @@ def chat_loss() -> Canvas:
         height=20.5,
         alt="A chat as a row of tokens: begin, user mark, instruction, end, assistant mark, "
         "answer, end. Above it the row of labels: -100, which carries no loss, up to the assistant "
-        "mark; then the tokens of the answer and the end token, which do. Arrows lead from each "
-        "token to the label one place later: a position predicts the token after it.",
+        "mark; then the tokens of the answer and the end token, which do. To each of these an "
+        "arrow leads from the token before it: a position predicts the token after it.",
     )
     read, labels, left = [], [], 6.4
     for k, (token, _) in enumerate(_CHAT):
