@@ -66,6 +66,7 @@ BY_THE_RULE = {
     "reward_data",
     "reward_noise",
     "reward_ours",
+    "reward_trl",
 }
 BY_AN_OLDER_RULE = set(STUDIES) - BY_THE_RULE
 
