@@ -67,7 +67,7 @@ def refusal(make: Callable[[], object]) -> str:
         (validation.check_names, (), "x=() must be one or more names"),
         (validation.check_path, 5, "x=5 must be a path, or None"),
     ],
-    ids=shown,
+    ids=lambda value: getattr(value, "__name__", None) or shown(value),
 )
 def test_a_refusal_gives_the_value_and_the_rule(check: Callable, value: object, message: str):
     assert refusal(lambda: check("x", value)) == message

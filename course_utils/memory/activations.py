@@ -27,6 +27,9 @@ SiLU's output, up's output          2 f                 a product needs both its
 their product                       f                   the weight of down is trained
 ==================================  ==================  ============================================
 
+A module that the method adds computes in float32 and keeps what it needs in float32. Beside a model
+of 16 bits each one that needs its layer's input has a copy of its own; in float32 they share it.
+
 Additions and reshapes keep nothing. In full fine-tuning with float32 that is
 ``4 (6 d + 2 q + 2 kv + 4 f + h + 2)`` bytes a token and block; with ``q = kv = d`` and
 ``f = 8/3 d``, about 83 d.
@@ -50,11 +53,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from course_utils.memory.architecture import Architecture
+from course_utils.memory.parts import FLOAT32_BYTES
 from course_utils.memory.trained import AddedModule, BlockTraining, Trained
 from course_utils.memory.workload import Workload
 from course_utils.models.kernels import CHUNK_ELEMENTS
 
-FLOAT32_BYTES = 4
 INT64_BYTES = 8
 
 
@@ -107,7 +110,7 @@ def outer_bytes(architecture: Architecture, trained: Trained, workload: Workload
     head_input = architecture.d_model * workload.dtype_bytes if trained.head else 0
     targets = INT64_BYTES if architecture.n_labels is None else 0
     by_text = workload.n_text_tokens * (head_input + targets)
-    return total_bytes(walk.saved) + by_text + trained.prompt_keeps * workload.dtype_bytes
+    return total_bytes(walk.saved) + by_text + trained.prompt_keeps * FLOAT32_BYTES
 
 
 def rotary_bytes(architecture: Architecture, workload: Workload) -> int:
@@ -169,10 +172,10 @@ class _Walk:
         self.saved.append(SavedTensor(name=name, part=self.part, n_bytes=n_bytes))
 
     def save_added(self, name: str, modules: list[AddedModule]) -> None:
-        """Keep what modules of the method need beside their input."""
+        """Keep what modules of the method need beside their input, in float32."""
         per_token = sum(module.saved_per_token for module in modules)
         once = sum(module.saved_once for module in modules)
-        n_bytes = (self.workload.n_tokens * per_token + once) * self.workload.dtype_bytes
+        n_bytes = (self.workload.n_tokens * per_token + once) * FLOAT32_BYTES
         if n_bytes:
             self.saved.append(SavedTensor(name=name, part=self.part, n_bytes=n_bytes))
 
@@ -205,9 +208,16 @@ class _Walk:
         """
         base = self.training.base
         added = [module for module in self.training.added if module.linear in names]
+        keepers = [module for module in added if module.keeps_input]
+        width = self.architecture.linear_shape(names[0])[0]
         reads = any(f"{name}.weight" in base for name in names)
-        if (reads or any(module.keeps_input for module in added)) and not is_kept:
-            self.save(f"{', '.join(names)}: input", self.architecture.linear_shape(names[0])[0])
+        if self.workload.dtype_bytes != FLOAT32_BYTES:
+            for module in keepers:
+                self.save(f"{module.linear}: input in float32", width, FLOAT32_BYTES)
+        elif keepers:
+            reads = True
+        if reads and not is_kept:
+            self.save(f"{', '.join(names)}: input", width)
         self.save_added(f"{', '.join(names)}: added modules", added)
         trained = {name.split(".")[0] for name in base} | {module.linear for module in added}
         return [needs or name in trained for name in names]

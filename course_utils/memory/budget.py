@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from course_utils.memory.activations import SavedTensor, logits_bytes, outer_bytes
 from course_utils.memory.architecture import LINEARS, Architecture, architecture_of
 from course_utils.memory.optimizers import pageable_bytes, state_bytes
-from course_utils.memory.parts import MemoryParts, dtype_bytes
+from course_utils.memory.parts import FLOAT32_BYTES, MemoryParts, dtype_bytes
 from course_utils.memory.timeline import Step, kept_by_blocks, moments
 from course_utils.memory.trained import Footprint, Trained, footprint_of
 from course_utils.memory.workload import Workload
@@ -66,9 +66,11 @@ def estimate(
     """Estimate the memory of one training step, which need not fit on this machine.
 
     ``weights`` is parameters times bytes an element, ``gradients`` trained parameters times the
-    same, ``optimizer`` follows :func:`~course_utils.memory.optimizers.state_bytes`; with mixed
-    precision Adam that makes 2 + 2 + 12 = 16 bytes a trained parameter (Rajbhandari et al., 2019,
-    arXiv:1910.02054, section 3.1). ``torch.autocast`` comes to much the same by another way:
+    same; what a method adds to the model is in float32 whatever the model's type, as the methods
+    here and PEFT's keep it. ``optimizer`` follows
+    :func:`~course_utils.memory.optimizers.state_bytes`; with mixed precision Adam that makes
+    2 + 2 + 12 = 16 bytes a trained parameter (Rajbhandari et al., 2019, arXiv:1910.02054, section
+    3.1). ``torch.autocast`` comes to much the same by another way:
     weights and gradients stay in float32, 4 + 4 + 8 bytes, and the forward pass keeps a 16-bit copy
     of the linear layers' weights, 2 more. What depends on the batch is derived in
     :mod:`course_utils.memory.activations`, the peak in
@@ -89,7 +91,8 @@ def estimate(
         method: Anything with ``footprint(architecture)``: a method's configuration.
         batch_size: Sequences a step.
         seq_len: Tokens a sequence, padding included.
-        dtype: Type of weights and activations: ``float32``, ``float16`` or ``bfloat16``.
+        dtype: Type of the model's weights and activations: ``float32``, ``float16`` or
+            ``bfloat16``.
         optimizer: ``adamw``, ``adamw8bit``, these two with ``paged_`` before it, ``sgd`` or
             ``sgd_momentum``.
         mixed_precision: Whether the optimizer keeps a float32 copy of the trained weights.
@@ -156,11 +159,13 @@ def _parts(
 ) -> dict[str, int | tuple[int, ...]]:
     """Return the parts by the names that :class:`MemoryParts` gives them, the peak left out."""
     architecture, trained, workload = step.architecture, step.trained, step.workload
-    sizes, element_bytes = trained.sizes(architecture), workload.dtype_bytes
-    states = state_bytes(sizes, optimizer, element_bytes, mixed_precision=mixed_precision)
+    base, added = trained.base_sizes(architecture), trained.added_sizes()
+    element_bytes = workload.dtype_bytes
+    states = state_bytes(base, optimizer, element_bytes, mixed_precision=mixed_precision)
+    states += state_bytes(added, optimizer, FLOAT32_BYTES)
     return {
         "weights_bytes": _weights_bytes(architecture, trained, element_bytes, frozen_weight_bits),
-        "gradients_bytes": sum(sizes) * element_bytes,
+        "gradients_bytes": sum(base) * element_bytes + sum(added) * FLOAT32_BYTES,
         "optimizer_bytes": states,
         "layers_bytes": step.kept.layers_bytes,
         "recomputed_bytes": max(step.kept.recomputed_bytes),
@@ -183,9 +188,9 @@ def _weights_bytes(
     architecture: Architecture, trained: Trained, element_bytes: int, bits: float | None
 ) -> int:
     """Bytes of all the model holds, the blocks' linear weights at ``bits`` an element if given."""
-    n_elements = architecture.n_parameters + trained.n_added() + trained.n_buffers()
+    added = FLOAT32_BYTES * (trained.n_added() + trained.n_buffers())
     if bits is None:
-        return n_elements * element_bytes
+        return architecture.n_parameters * element_bytes + added
     weights = frozenset(f"{linear}.weight" for linear in LINEARS)
     if any(weights & block.base for block in trained.blocks):
         raise ValueError(
@@ -194,4 +199,5 @@ def _weights_bytes(
         )
     block = architecture.block_parameters()
     n_linear = architecture.n_layers * sum(block[name] for name in weights)
-    return round(n_linear * bits / 8) + (n_elements - n_linear) * element_bytes
+    others = (architecture.n_parameters - n_linear) * element_bytes
+    return round(n_linear * bits / 8) + others + added

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 from course_utils.validation import check_choice, check_number
 
+FLOAT32_BYTES = 4
+
 _UNITS = ("B", "KB", "MB", "GB", "TB")
-_DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_DTYPE_BYTES = {"float32": FLOAT32_BYTES, "float16": 2, "bfloat16": 2}
 
 
 def dtype_bytes(dtype: str) -> int:

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from course_utils.memory.activations import (
-    FLOAT32_BYTES,
     SavedTensor,
     block_tensors,
     rotary_bytes,
     total_bytes,
 )
 from course_utils.memory.architecture import Architecture
+from course_utils.memory.parts import FLOAT32_BYTES
 from course_utils.memory.trained import Trained
 from course_utils.memory.workload import Workload
 
@@ -134,7 +134,7 @@ def _highest_block(step: Step) -> int:
         highest = max(highest, gradients + kept + inside)
         kept -= layers[index]
         if not step.accumulates_gradients:
-            gradients += element * sum(trained.block_sizes(arch, index))
+            gradients += trained.block_bytes(arch, index, element)
     return highest
 
 
@@ -154,13 +154,22 @@ def _above_blocks(step: Step) -> int:
 def _inside_block(step: Step, index: int) -> int:
     """Return the gradients of intermediate tensors while going back through one block.
 
-    In the MLP, the residual stream's gradient is there and those of the three tensors of the
-    product (``3 f + d`` a token). In eager attention, the gradients of the softmax's output and
+    In the MLP, the residual stream's gradient is there (``d`` a token) and, first, that of the last
+    layer's input, once more in float32 where an added module reads it; then those of the three
+    tensors of the product (``3 f``), when what was kept of that input has gone and the gradient of
+    the last layer's weight is there. In eager attention, the gradients of the softmax's output and
     input (``2 h s``), but what the MLP kept has gone.
     """
     arch, load = step.architecture, step.workload
     stream = load.n_tokens * arch.d_model * load.dtype_bytes
-    in_mlp = stream + 3 * load.n_tokens * arch.d_ff * load.dtype_bytes
+    width = load.n_tokens * arch.d_ff
+    block = step.trained.blocks[index]
+    is_read = any(module.linear == "down_proj" and module.keeps_input for module in block.added)
+    at_input = width * (load.dtype_bytes + (FLOAT32_BYTES if is_read else 0))
+    gone = total_bytes(t for t in step.kept.tensors[index] if t.name.startswith("down_proj: input"))
+    if "down_proj.weight" in block.base and not step.accumulates_gradients:
+        gone -= arch.block_parameters()["down_proj.weight"] * load.dtype_bytes
+    in_mlp = stream + max(at_input, 3 * width * load.dtype_bytes - gone)
     if load.attention != "eager":
         return in_mlp
     softmax = load.n_tokens * arch.n_heads * load.n_keys * FLOAT32_BYTES

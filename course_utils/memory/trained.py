@@ -4,10 +4,11 @@ A method's configuration says so itself, through ``footprint(architecture)``; :f
 for nothing else, so a new method needs no change here.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from course_utils.memory.parts import FLOAT32_BYTES
 from course_utils.validation import check_count, shown
 
 if TYPE_CHECKING:
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 class AddedModule:
     """A small trained module beside one of a block's linear layers, or elsewhere in the block.
 
+    It computes in float32, also where the model has 16 bits, as the methods here and PEFT's do.
+
     Args:
         parameters: Elements of each tensor that it adds.
         linear: The linear layer whose input it reads, or None.
         keeps_input: Whether its backward needs that input as it is. Modules that read the same
-            tensor share one copy of it.
+            tensor share it, in float32; beside 16 bits each has a float32 copy of its own.
         saved_per_token: Further elements that its backward needs, a token.
         saved_once: Further elements that its backward needs, however many tokens there are.
         buffers: Elements of each tensor that it holds and does not train.
@@ -77,7 +80,7 @@ class Trained:
         unties_head: Whether a head that is the embedding matrix becomes a matrix of its own first.
         inputs_need_gradients: Whether gradients must reach the first block's input although the
             embedding is frozen, as soft prompts need.
-        prompt: Elements of each tensor of a soft prompt.
+        prompt: Elements of each tensor of a soft prompt, in float32.
         prompt_keeps: Elements that its network keeps for its own backward pass.
         n_virtual_tokens: Virtual tokens that stand before each text and go through every layer.
         n_cached_tokens: Virtual tokens that are keys and values of every layer only.
@@ -120,12 +123,12 @@ class Trained:
         touched = (index for index, block in enumerate(self.blocks) if not block.is_frozen)
         return next(touched, architecture.n_layers)
 
-    def block_sizes(self, architecture: "Architecture", index: int) -> Iterator[int]:
-        """Yield the elements of each trained tensor of a block."""
+    def block_bytes(self, architecture: "Architecture", index: int, element_bytes: int) -> int:
+        """Return the bytes of a block's gradients: the base's in the model's type."""
         sizes = architecture.block_parameters()
-        yield from (sizes[name] for name in sorted(self.blocks[index].base))
-        for module in self.blocks[index].added:
-            yield from module.parameters
+        base = sum(sizes[name] for name in self.blocks[index].base)
+        added = sum(sum(module.parameters) for module in self.blocks[index].added)
+        return base * element_bytes + added * FLOAT32_BYTES
 
     def outer_sizes(self, architecture: "Architecture") -> dict[str, int]:
         """Return the elements of each trained tensor outside the blocks."""
@@ -138,19 +141,24 @@ class Trained:
             name: size for name, size in architecture.outer_parameters().items() if is_trained[name]
         }
 
+    def base_sizes(self, architecture: "Architecture") -> list[int]:
+        """Return the elements of every trained tensor that is the model's own."""
+        sizes = architecture.block_parameters()
+        inner = [sizes[name] for block in self.blocks for name in sorted(block.base)]
+        return inner + list(self.outer_sizes(architecture).values())
+
+    def added_sizes(self) -> list[int]:
+        """Return the elements of every trained tensor that the method adds, in float32."""
+        modules = [module for block in self.blocks for module in block.added]
+        return [size for module in modules for size in module.parameters] + list(self.prompt)
+
     def sizes(self, architecture: "Architecture") -> list[int]:
         """Return the elements of every trained tensor of the model."""
-        inner = [
-            size
-            for index in range(architecture.n_layers)
-            for size in self.block_sizes(architecture, index)
-        ]
-        return inner + list(self.outer_sizes(architecture).values()) + list(self.prompt)
+        return self.base_sizes(architecture) + self.added_sizes()
 
     def n_added(self) -> int:
         """Return the number of parameters that the method adds to the model."""
-        blocks = sum(sum(module.parameters) for block in self.blocks for module in block.added)
-        return blocks + sum(self.prompt)
+        return sum(self.added_sizes())
 
     def n_buffers(self) -> int:
         """Return the elements that the method adds to the model and does not train."""

@@ -4,13 +4,14 @@ The rollout keeps keys and values, scoring keeps nothing but logits, training ke
 backward pass of policy and critic needs: see :mod:`course_utils.rlhf.memory`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from course_utils.memory.activations import FLOAT32_BYTES, INT64_BYTES
+from course_utils.memory.activations import INT64_BYTES
 from course_utils.memory.architecture import Architecture
 from course_utils.memory.budget import estimate
 from course_utils.memory.optimizers import state_bytes
+from course_utils.memory.parts import FLOAT32_BYTES
 from course_utils.memory.trained import Trained
 from course_utils.validation import check_count, keep_plain
 
@@ -123,23 +124,15 @@ def learner(
         is_padded=True,
         **options,
     )
-    blocks = tuple(replace(block, added=()) for block in trained.blocks)
-    base = replace(trained, blocks=blocks, prompt=())
-    base_sizes = base.sizes(step.architecture)
-    added = [n for block in trained.blocks for module in block.added for n in module.parameters]
-    added += trained.prompt
-    gradients = update.element_bytes * sum(base_sizes) + FLOAT32_BYTES * sum(added)
-    mixed, optimizer = options["mixed_precision"], options["optimizer"]
     moments = dict(step.moments)
     backward = max(moments["blocks"], moments["embedding"]) - moments["optimizer"]
     return Learner(
         base_bytes=update.element_bytes * step.architecture.n_parameters,
         adapter_bytes=adapter_bytes(trained),
-        gradients_bytes=gradients,
-        optimizer_bytes=state_bytes(added, optimizer, FLOAT32_BYTES)
-        + state_bytes(base_sizes, optimizer, update.element_bytes, mixed_precision=mixed),
+        gradients_bytes=step.gradients_bytes,
+        optimizer_bytes=step.optimizer_bytes,
         kept_bytes=step.activations_bytes,
-        backward_bytes=backward + gradients,
+        backward_bytes=backward + step.gradients_bytes,
     )
 
 

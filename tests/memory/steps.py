@@ -62,6 +62,13 @@ SHAPES: dict[str, PreTrainedConfig] = {
         num_attention_heads=8,
         vocab_size=500,
     ),
+    "small vocabulary": LlamaConfig(  # The peak is inside a block.
+        hidden_size=256,
+        num_hidden_layers=2,
+        intermediate_size=1024,
+        num_attention_heads=8,
+        vocab_size=60,
+    ),
     "qwen3": Qwen3Config(
         hidden_size=96,
         num_hidden_layers=4,

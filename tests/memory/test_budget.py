@@ -82,6 +82,11 @@ def test_parts_that_are_trained_alone(shape: str, method: str) -> None:
         Case(dtype="bfloat16", shape="qwen3", checkpointing=True),
         Case(dtype="bfloat16", shape="olmo2"),
         Case(dtype="bfloat16", shape="gemma3"),
+        Case(dtype="bfloat16", method="lora all-linear"),
+        Case(dtype="bfloat16", method="lora q v", shape="qwen3", checkpointing=True),
+        Case(dtype="bfloat16", method="lora all-linear", shape="grouped", attention="eager"),
+        Case(dtype="bfloat16", method="lora all-linear", shape="small vocabulary"),
+        Case(dtype="bfloat16", method="lora all-linear", optimizer="sgd_momentum"),
     ],
     ids=str,
 )
