@@ -134,8 +134,16 @@ def _highest_block(step: Step) -> int:
         highest = max(highest, gradients + kept + inside)
         kept -= layers[index]
         if not step.accumulates_gradients:
-            gradients += trained.block_bytes(arch, index, element)
+            gradients += _gradients_of_block(step, index)
     return highest
+
+
+def _gradients_of_block(step: Step, index: int) -> int:
+    """Return the bytes of a block's gradients: the base's in its type, what is added in float32."""
+    block, sizes = step.trained.blocks[index], step.architecture.block_parameters()
+    base = sum(sizes[name] for name in block.base)
+    added = sum(sum(module.parameters) for module in block.added)
+    return base * step.workload.dtype_bytes + added * FLOAT32_BYTES
 
 
 def _above_blocks(step: Step) -> int:

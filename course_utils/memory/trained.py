@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from course_utils.memory.parts import FLOAT32_BYTES
 from course_utils.validation import check_count, shown
 
 if TYPE_CHECKING:
@@ -122,13 +121,6 @@ class Trained:
             return 0
         touched = (index for index, block in enumerate(self.blocks) if not block.is_frozen)
         return next(touched, architecture.n_layers)
-
-    def block_bytes(self, architecture: "Architecture", index: int, element_bytes: int) -> int:
-        """Return the bytes of a block's gradients: the base's in the model's type."""
-        sizes = architecture.block_parameters()
-        base = sum(sizes[name] for name in self.blocks[index].base)
-        added = sum(sum(module.parameters) for module in self.blocks[index].added)
-        return base * element_bytes + added * FLOAT32_BYTES
 
     def outer_sizes(self, architecture: "Architecture") -> dict[str, int]:
         """Return the elements of each trained tensor outside the blocks."""
