@@ -125,7 +125,7 @@ def moments(step: Step, parts: dict[str, int | tuple[int, ...]]) -> tuple[tuple[
 
 def _highest_block(step: Step) -> int:
     """Return the most that is held while going back through the blocks, last to first."""
-    arch, trained, layers = step.architecture, step.trained, step.kept.layers_bytes
+    arch, layers = step.architecture, step.kept.layers_bytes
     element = step.workload.dtype_bytes
     gradients = element * _above_blocks(step)
     kept, highest = sum(layers), 0
