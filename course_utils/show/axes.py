@@ -1,13 +1,47 @@
-"""Axes that show every text as it is written."""
+"""Axes that show every text as it is written, and figures that say in words what they show."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.text import Annotation, Text
 
 PLAIN = {"parse_math": False}
+_MAX_NAMES = 10
+
+
+class DescribedFigure(Figure):
+    """A figure that a notebook saves with words for what it shows: its text, and its metadata.
+
+    Where ``alt`` is empty the words are made of the title, the labels and the names in the figure.
+    """
+
+    alt = ""
+
+    def _repr_mimebundle_(self, **kinds: object) -> tuple[dict[str, str], dict[str, object]]:
+        """Return the text that stands in for the picture, and the picture's metadata."""
+        words = self.alt or " ".join(in_words(ax) for ax in self.axes)
+        return {"text/plain": words}, {"image/png": {"alt": words}}
+
+
+def in_words(ax: Axes) -> str:
+    """Return what axes show: the finding in the title, what lies along each side, what is drawn."""
+    title = ax.get_title("left") or ax.get_title() or "Figure"
+    texts = [text.get_text() for text in ax.texts]
+    drawn = ax.get_legend_handles_labels()[1] + texts
+    drawn += [label.get_text() for axis in (ax.xaxis, ax.yaxis) for label in axis.get_ticklabels()]
+    names = [name for name in dict.fromkeys(drawn) if any(c.isalpha() for c in name)]
+    sides = {"across": ax.get_xlabel(), "upward": ax.get_ylabel()}
+    parts = [
+        f"{title}.",
+        *(f"{side.capitalize()}: {label}." for side, label in sides.items() if label),
+    ]
+    if names:
+        more = ", …" if len(names) > _MAX_NAMES else ""
+        parts.append(f"Drawn: {', '.join(names[:_MAX_NAMES])}{more}.")
+    return " ".join(" ".join(parts).split())
 
 
 class PlainAxes(Axes):

@@ -13,7 +13,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from course_utils.intervals import interval
-from course_utils.show.axes import PlainAxes, with_plain_texts
+from course_utils.show.axes import DescribedFigure, PlainAxes, with_plain_texts
 from course_utils.show.palette import (
     GRID,
     INK,
@@ -77,11 +77,10 @@ def new_axes(
         height: Inches.
         width: Inches.
     """
-    figure = plt.figure(figsize=(width, height), layout="constrained")
+    shape = {"figsize": (width, height), "layout": "constrained"}
+    figure = plt.figure(FigureClass=DescribedFigure, **shape)
     ax = figure.add_subplot(axes_class=PlainAxes)
-    ax.set_title(title)
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
+    ax.set(title=title, xlabel=x, ylabel=y)
     return ax
 
 

@@ -218,3 +218,21 @@ def test_lines_that_are_no_method_are_told_apart_without_lending_a_colour():
     assert len(set(looks)) == 4
     methods = {method_style(name).colour for name in method_names()} - {"#111111"}
     assert not methods & {colour for colour, _ in looks[:3]}
+
+
+def test_a_figure_says_in_words_what_it_shows():
+    lines = plot_lines(
+        {"lora": {1: [1.0], 2: [2.0]}, "full": {1: [2.0], 2: [1.0]}},
+        "Full falls",
+        x="steps",
+        y="score (points)",
+    )
+    words = "Full falls. Across: steps. Upward: score (points). Drawn: full, LoRA."
+    assert lines.figure._repr_mimebundle_() == (
+        {"text/plain": words},
+        {"image/png": {"alt": words}},
+    )
+    bars = plot_bars({f"bar {i}": [i, i + 1] for i in range(12)}, "Many", x="$")
+    said = bars.figure._repr_mimebundle_()[0]["text/plain"]
+    assert said.startswith("Many. Across: $. Drawn: bar 0, ")
+    assert said.endswith("bar 9, ….")

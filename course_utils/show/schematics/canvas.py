@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon
 from matplotlib.path import Path
 from matplotlib.text import Text
 
-from course_utils.show.axes import PlainAxes
+from course_utils.show.axes import DescribedFigure, PlainAxes
 from course_utils.show.palette import ACCENT, GRID, INK, MUTED, text_colour_on
 
 Point = tuple[float, float]
@@ -25,16 +24,6 @@ _LINE = 1.85
 _SIZE = 9.2
 _FONT = "DejaVu Sans"
 _DPI = 110
-
-
-class DescribedFigure(Figure):
-    """A figure that a notebook saves with words for what it shows: its text, and its metadata."""
-
-    alt = ""
-
-    def _repr_mimebundle_(self, **kinds: object) -> tuple[dict[str, str], dict[str, object]]:
-        """Return the text that stands in for the picture, and the picture's metadata."""
-        return {"text/plain": self.alt}, {"image/png": {"alt": self.alt}}
 
 
 @dataclass(frozen=True)
