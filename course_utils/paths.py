@@ -34,16 +34,22 @@ def checkout_dir() -> Path | None:
     return root if (root / "pyproject.toml").is_file() and (root / "data").is_dir() else None
 
 
+def is_writable(folder: Path) -> bool:
+    """Return whether this user may write to a folder; on a read-only share nobody may."""
+    return os.access(folder, os.W_OK)
+
+
 def state_dir() -> Path:
     """Return the folder of what the course remembers on this machine; it may not be there yet.
 
-    ``COURSE_STATE_DIR`` if set, ``.course/`` in a checkout, else the user's folder for data.
+    ``COURSE_STATE_DIR`` if set, ``.course/`` in a checkout that can be written to, else the user's
+    folder for data.
     """
     chosen = os.environ.get("COURSE_STATE_DIR")
     if chosen:
         return Path(chosen)
     checkout = checkout_dir()
-    if checkout:
+    if checkout and is_writable(checkout):
         return checkout / ".course"
     import platformdirs
 

@@ -80,3 +80,12 @@ def test_what_is_remembered_is_in_the_checkout_or_with_the_user_or_where_the_rea
     assert paths.state_dir() == installed.parent / ".course"
     monkeypatch.setenv("COURSE_STATE_DIR", str(tmp_path / "chosen"))
     assert paths.state_dir() == tmp_path / "chosen"
+
+
+def test_on_a_read_only_share_what_is_remembered_is_with_the_user(installed, monkeypatch, tmp_path):
+    monkeypatch.delenv("COURSE_STATE_DIR", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data-home"))
+    (installed.parent / "pyproject.toml").touch()
+    (installed.parent / "data").mkdir()
+    monkeypatch.setattr(paths, "is_writable", lambda folder: folder != installed.parent)
+    assert paths.state_dir() == platformdirs.user_data_path("course-utils")

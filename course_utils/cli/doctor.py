@@ -34,7 +34,10 @@ _COMFORTABLE_MEMORY_BYTES = 3 * 2**30
 _LEAST_MEMORY_BYTES = 2**30
 _COMFORTABLE_DISK_BYTES = 2 * 2**30
 _LEAST_DISK_BYTES = 100 * 2**20
-_TESTED_PYTHONS = ((3, 11), (3, 12), (3, 13))
+# Every chapter was run on the first; the others are expected to work, and were not run.
+_TESTED_PYTHON, _EXPECTED_PYTHONS = (3, 11), ((3, 12), (3, 13))
+# Colab loads these before a notebook begins: to change them needs a restart and breaks others.
+_NEVER_CHANGED_ON_COLAB = ("torch", "torchvision", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,11 +119,17 @@ def iterate_checks(announce: Callable[[str], None] = lambda _: None) -> Iterator
 
 def _check_python() -> Iterator[Check]:
     found = f"{platform.python_version()} on {platform.system()}"
-    if sys.version_info[:2] in _TESTED_PYTHONS:
-        yield _ok("Python", found)
-        return
-    tested = ", ".join(f"{major}.{minor}" for major, minor in _TESTED_PYTHONS)
-    yield _warning("Python", found, f"if a chapter fails, use a tested one: {tested}")
+    if sys.version_info[:2] == _TESTED_PYTHON:
+        yield _ok("Python", f"{found}; every chapter was run on it")
+    elif sys.version_info[:2] in _EXPECTED_PYTHONS:
+        yield _ok("Python", f"{found}; expected to work, the chapters were run on 3.11")
+    else:
+        yield _warning("Python", found, "if a chapter fails, use 3.11, on which all were run")
+
+
+def on_colab() -> bool:
+    """Return whether this is a Colab runtime, which brings its own Jupyter and its own versions."""
+    return "COLAB_RELEASE_TAG" in os.environ
 
 
 def pinned_versions() -> dict[str, str]:
@@ -137,16 +146,17 @@ def pinned_versions() -> dict[str, str]:
 
 
 def _requirements() -> list[Requirement]:
-    """Return what the package and JupyterLab's extra require on this machine."""
+    """Return what the package requires here; in a checkout that is JupyterLab as well."""
     checkout = checkout_dir()
     if checkout:
         project = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))
         project = project["project"]
-        lines = project["dependencies"] + project["optional-dependencies"]["lab"]
+        extra = [] if on_colab() else project["optional-dependencies"]["lab"]
+        lines = project["dependencies"] + extra
     else:
         lines = metadata.requires("course-utils") or []
     listed = [Requirement(line) for line in lines]
-    return [r for r in listed if r.marker is None or r.marker.evaluate({"extra": "lab"})]
+    return [r for r in listed if r.marker is None or r.marker.evaluate({"extra": ""})]
 
 
 def _check_packages() -> Iterator[Check]:
@@ -160,19 +170,37 @@ def _check_packages() -> Iterator[Check]:
     n_as_tested = len(requirements) - len(deviations)
     yield _ok("packages", f"{n_as_tested} of {len(requirements)} at the tested versions")
     yield from deviations
+    yield _check_trl()
+
+
+def _check_trl() -> Check:
+    """TRL comes without its dependencies: they would replace Colab's datasets and pyarrow."""
+    fix = "pip install --no-deps 'trl==1.12.*'"
+    try:
+        installed = metadata.version("trl")
+    except metadata.PackageNotFoundError:
+        return _warning("trl", "not installed; chapters 07 to 09 need it", fix)
+    if installed.startswith("1.12."):
+        return _ok("trl", installed)
+    return _warning("trl", f"{installed}; chapters 07 to 09 were run with 1.12", fix)
 
 
 def _check_package(requirement: Requirement, tested: Mapping[str, str]) -> Check | None:
     """Return what is wrong with a package, or None if it is at its tested version."""
     name, wanted = requirement.name, tested.get(canonicalize_name(requirement.name))
     install = f"pip install '{name}=={wanted}'" if wanted else f"pip install '{requirement}'"
+    if on_colab():
+        install = f"pip install '{requirement}'"
+        if name in _NEVER_CHANGED_ON_COLAB:
+            install = "leave it as Colab has it, or choose another runtime version"
     try:
         installed = metadata.version(name)
     except metadata.PackageNotFoundError:
         return _broken(name, "not installed", install)
     if not requirement.specifier.contains(installed, prereleases=True):
-        return _broken(name, f"{installed}, but {requirement.specifier} is needed", install)
-    if wanted and installed.partition("+")[0] != wanted:
+        found = f"{installed}; {requirement.specifier} is what the course is made for"
+        return _warning(name, found, f"if it fails: {install}")
+    if wanted and not on_colab() and installed.partition("+")[0] != wanted:
         return _warning(name, f"{installed}; tested with {wanted}", f"if it fails: {install}")
     return None
 
@@ -259,8 +287,11 @@ def _check_notebooks() -> Iterator[Check]:
 
 def _check_jupyter() -> Iterator[Check]:
     missing = [n for n in ("jupyterlab", "ipykernel") if not importlib.util.find_spec(n)]
-    if missing:
-        yield _warning("Jupyter", f"no {', no '.join(missing)}", "pip install 'course-utils[lab]'")
+    if on_colab():
+        yield _ok("Jupyter", "Colab's own")
+    elif missing:
+        fix = f"pip install {' '.join(missing)}"
+        yield _warning("Jupyter", f"no {', no '.join(missing)}", fix)
     else:
         yield _ok("Jupyter", "JupyterLab and its kernel are there")
 

@@ -17,15 +17,30 @@ def lab(
         bool, typer.Option(help="Open a browser, where there is a screen to show it on.")
     ] = True,
     ip: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")
+    ] = None,
     folder: Folder = None,
 ) -> None:
-    """Open JupyterLab on the first chapter; further arguments are JupyterLab's own."""
+    """Open JupyterLab on your copy of the first chapter; other arguments are JupyterLab's own.
+
+    The copies are made in my/ (see `course notebooks`); with --folder that folder is opened as it
+    is.
+    """
+    from course_utils.cli.notebooks.copies import bring, own_folder
     from course_utils.cli.notebooks.files import notebooks_dir, select_notebooks
     from course_utils.paths import checkout_dir
 
-    chapter = select_notebooks(folder or notebooks_dir())[0]
-    root = folder or checkout_dir() or chapter.parent
+    if folder is None:
+        folder, checkout = own_folder(), checkout_dir()
+        brought = bring(notebooks_dir(), folder, renews=False)
+        root = checkout if checkout and folder.parent == checkout else folder
+        console.print(f"Your copies of the chapters: {folder}", soft_wrap=True)
+        if brought.waiting:
+            console.print(f"{len(brought.waiting)} have a new version: `course update` brings it.")
+    else:
+        root = folder
+    chapter = select_notebooks(folder)[0]
     has_browser = browser and has_screen()
     console.print("JupyterLab is starting; Ctrl-C, twice, stops it.")
     if browser and not has_browser:
@@ -102,7 +117,7 @@ def open_lab(arguments: Sequence[str]) -> None:
         from jupyterlab.labapp import LabApp
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "JupyterLab is not installed: pip install 'course-utils[lab]'"
+            "JupyterLab is not installed: pip install jupyterlab ipykernel"
         ) from error
     server = LabApp.initialize_server(argv=list(arguments))
     # Without a browser here, the file Jupyter would name next to the address opens nowhere.

@@ -1,12 +1,15 @@
 """The ``course`` command: its subcommands, and errors as one sentence."""
 
-from typing import Any
+from importlib import metadata
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
+from course_utils.cli.address import address
+from course_utils.cli.copies import notebooks, update
 from course_utils.cli.doctor import doctor
 from course_utils.cli.lab import lab
 from course_utils.cli.run import run
@@ -28,13 +31,32 @@ class _OneSentenceErrors(TyperGroup):
 app = typer.Typer(
     cls=_OneSentenceErrors,
     no_args_is_help=True,
-    add_completion=False,
-    help="A hands-on course in efficient fine-tuning of language models.",
 )
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        Console().print(f"course-utils {metadata.version('course-utils')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _course(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Learn efficient fine-tuning of language models by measuring it."""
+
+
 app.command()(doctor)
 # What JupyterLab understands goes on to it.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(lab)
 app.command()(run)
+app.command()(notebooks)
+app.command()(update)
+app.command()(address)
 
 
 if __name__ == "__main__":

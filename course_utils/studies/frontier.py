@@ -34,7 +34,7 @@ from course_utils.studies.routes import (
     fresh_start,
     rendered,
 )
-from course_utils.studies.runner import load_results, results_path
+from course_utils.studies.runner import load_results
 from course_utils.studies.tuning import TUNING_SEEDS, best_rate, untried, validation_of
 from course_utils.training import TrainingDivergedError
 from course_utils.world.judge import judge
@@ -292,7 +292,7 @@ def main(
         raise typer.BadParameter(f"{unknown} must be among {', '.join(ROUTES)}")
     if threads:
         torch.set_num_threads(threads)
-    records = Records(results_path("frontier"), KEY)
+    records = Records(path_to_record("frontier"), KEY)
     records.take_up(header("frontier", TUNING_SEEDS, command=COMMAND, device=device))
     for route in routes or ROUTES:
         while keys := wanted(route, records.rows):

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from course_utils.evaluation import language_model_of, retention
+from course_utils.files import write_bytes
 from course_utils.methods import count_parameters
 from course_utils.methods.dylora import set_rank
 from course_utils.models import build_random_model, load_base_model, load_tokenizer
-from course_utils.paths import data_dir
+from course_utils.paths import data_dir, is_writable, state_dir
 from course_utils.studies.alignment_tasks import ALIGNMENT_TASKS
 from course_utils.studies.candidates import CANDIDATES
 from course_utils.studies.definitions import Study
@@ -233,8 +234,28 @@ def base_row(task: Task, *, device: str = "cpu") -> Row:
 
 
 def results_path(name: str) -> Path:
-    """Return the file of a study's results."""
-    return data_dir() / "results" / f"{name}.jsonl"
+    """Return the file of a study's results: the reader's, if there is one, or the course's."""
+    own = state_dir() / "results" / f"{name}.jsonl"
+    return own if own.is_file() else data_dir() / "results" / f"{name}.jsonl"
+
+
+def path_to_record(name: str) -> Path:
+    """Return the file that runs of a study are added to.
+
+    Where the course's folder cannot be written to, as on a share, that is a copy in the user's own:
+    asked for before the first run, so that no hour of work is lost at its end.
+
+    Raises:
+        OSError: If that folder cannot be written to either.
+    """
+    shipped = data_dir() / "results" / f"{name}.jsonl"
+    if is_writable(shipped.parent):
+        return shipped
+    own = state_dir() / "results" / shipped.name
+    if not own.exists():
+        own.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(own, shipped.read_bytes() if shipped.is_file() else b"")
+    return own
 
 
 def load_results(name: str, *, command: str = "", key: tuple[str, ...] = KEY) -> list[Row]:
@@ -273,7 +294,7 @@ def run_study(
     for method in study.methods:
         check_choice("method", method, CANDIDATES)
     others = {_key(row): row for row in load_results(study.runs_from)} if study.runs_from else {}
-    records = Records(results_path(study.name), KEY)
+    records = Records(path_to_record(study.name), KEY)
     records.take_up(header(study.name, study.seeds, command=_command(study.name), device=device))
 
     def once(task: str, method: str, size: int | None, rate: float, seed: int) -> Row:

@@ -119,7 +119,7 @@ def _kernel_manager() -> "AsyncKernelManager":
         from ipykernel.kernelspec import RESOURCES, get_kernel_dict
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "no Jupyter kernel in this Python: pip install 'course-utils[lab]'"
+            "no Jupyter kernel in this Python: pip install jupyterlab ipykernel"
         ) from error
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager

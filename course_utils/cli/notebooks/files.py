@@ -8,33 +8,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_utils.files import check_plain, write_text
-from course_utils.paths import checkout_dir
+from course_utils.paths import checkout_dir, package_dir
 from course_utils.validation import shown
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 _PATTERN = "[0-9][0-9]_*.ipynb"
+NEW_VERSION = ".new.ipynb"
 _PICTURE = "picture-"
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _WIDGET_PLACEHOLDER = "Interactive: run this cell to use it."
 
 
 def notebooks_dir() -> Path:
-    """Return the folder of the notebooks: the checkout's, else ``notebooks/`` or the current one.
+    """Return the folder of the notebooks: the checkout's, or the one that came with the package.
 
     Raises:
         FileNotFoundError: If none of them holds a notebook.
     """
     checkout = checkout_dir()
-    folders = [checkout / "notebooks"] if checkout else [Path.cwd() / "notebooks", Path.cwd()]
-    for folder in folders:
-        if any(folder.glob(_PATTERN)):
-            return folder
-    fix = "git checkout -- notebooks" if checkout else "run the command in a clone of the course"
-    raise FileNotFoundError(
-        f"no notebooks in {' or '.join(map(str, folders))}: {fix}, or name their folder (--folder)"
-    )
+    folder = checkout / "notebooks" if checkout else package_dir() / "_notebooks"
+    if any(folder.glob(_PATTERN)):
+        return folder
+    fix = "git checkout -- notebooks" if checkout else "install the package again"
+    raise FileNotFoundError(f"no notebooks in {folder}: {fix}, or name their folder (--folder)")
 
 
 def select_notebooks(folder: Path, numbers: Sequence[str] = ()) -> list[Path]:
@@ -44,7 +42,7 @@ def select_notebooks(folder: Path, numbers: Sequence[str] = ()) -> list[Path]:
         FileNotFoundError: If the folder holds no notebook.
         ValueError: If a number names none; the message lists what exists.
     """
-    existing = sorted(folder.glob(_PATTERN))
+    existing = sorted(p for p in folder.glob(_PATTERN) if not p.name.endswith(NEW_VERSION))
     if not existing:
         raise FileNotFoundError(f"no notebook like 00_start.ipynb in {folder}")
     for number in numbers:
