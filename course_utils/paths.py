@@ -35,8 +35,9 @@ def checkout_dir() -> Path | None:
 
 
 def is_writable(folder: Path) -> bool:
-    """Return whether this user may write to a folder; on a read-only share nobody may."""
-    return os.access(folder, os.W_OK)
+    """Return whether this user may write to a folder, or make it; on a read-only share nobody may."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return os.access(there, os.W_OK)
 
 
 def state_dir() -> Path:

@@ -34,7 +34,7 @@ from course_utils.studies.routes import (
     fresh_start,
     rendered,
 )
-from course_utils.studies.runner import load_results
+from course_utils.studies.runner import load_results, path_to_record
 from course_utils.studies.tuning import TUNING_SEEDS, best_rate, untried, validation_of
 from course_utils.training import TrainingDivergedError
 from course_utils.world.judge import judge
