@@ -35,7 +35,7 @@ def checkout_dir() -> Path | None:
 
 
 def is_writable(folder: Path) -> bool:
-    """Return whether this user may write to a folder, or make it; on a read-only share nobody may."""
+    """Return whether this user may write to a folder, or make it; on a share perhaps nobody may."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     return os.access(there, os.W_OK)
 
