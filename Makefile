@@ -7,13 +7,16 @@ INSTALLED := .venv/.installed
 # Tests run in two processes of one thread each: on two cores that takes half as long as one.
 JOBS ?= 2
 
-.PHONY: lab test run lint
+.PHONY: lab test update run lint
 
 lab: $(INSTALLED)
 	$(RUN) -m course_utils.cli lab $(ARGS)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests notebooks --nbval-lax --nbval-current-env -n $(JOBS) --dist loadfile $(ARGS)
+
+update: $(INSTALLED)
+	$(RUN) -m course_utils.cli update $(ARGS)
 
 run: $(INSTALLED)
 	$(RUN) -m course_utils.cli run $(ARGS)

@@ -13,6 +13,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 
 from course_utils import moved
 
@@ -288,7 +289,8 @@ def test_files_are_written_in_one_place_and_no_old_name_is_used():
     assert list(home_complaints(MODULES)) == []
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+        sources = ("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+        code = TransformerManager().transform_cell("\n".join(sources))
         assert (path.name, old_imports(ast.parse(code))) == (path.name, [])
 
 

@@ -12,6 +12,7 @@ from course_utils.cli.address import address
 from course_utils.cli.copies import notebooks, update
 from course_utils.cli.doctor import doctor
 from course_utils.cli.lab import lab
+from course_utils.cli.pack import pack
 from course_utils.cli.run import run
 
 _EXPECTED_ERRORS = (ValueError, OSError, ModuleNotFoundError)
@@ -56,6 +57,7 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 app.command()(run)
 app.command()(notebooks)
 app.command()(update)
+app.command()(pack)
 app.command()(address)
 
 
