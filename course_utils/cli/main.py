@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from course_utils.cli.doctor import doctor
 from course_utils.cli.lab import lab
+from course_utils.cli.recipes import recipes
 from course_utils.cli.run import run
 
 _EXPECTED_ERRORS = (ValueError, OSError, ModuleNotFoundError)
@@ -35,6 +36,7 @@ app.command()(doctor)
 # What JupyterLab understands goes on to it.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(lab)
 app.command()(run)
+app.command()(recipes)
 
 
 if __name__ == "__main__":

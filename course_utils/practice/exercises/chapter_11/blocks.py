@@ -67,19 +67,20 @@ _SLIPS = (
 
 
 def _verify_blocks(cut_blocks: Callable[[Rows, int, int], object]) -> None:
+    answers = []
     for rows, end, size in _CASES:
         given = [list(row) for row in rows]
-        answer = cut_blocks(given, end, size)
-        blocks = _as_lists(answer)
+        answers.append(_as_lists(cut_blocks(given, end, size)))
         if given != rows:
             raise Wrong("the rows were changed: make a new list instead of appending to them")
-        expected = _cut_blocks(rows, end, size)
-        if blocks == expected:
-            continue
-        for slip, sentence in _SLIPS:
-            if blocks == slip(rows, end, size):
-                raise Wrong(sentence)
-        raise Wrong(f"for rows {rows}, end {end} and size {size} your blocks are {blocks}")
+    if answers == [_cut_blocks(*case) for case in _CASES]:
+        return
+    for slip, sentence in _SLIPS:
+        if answers == [slip(*case) for case in _CASES]:
+            raise Wrong(sentence)
+    for (rows, end, size), blocks in zip(_CASES, answers, strict=True):
+        if blocks != _cut_blocks(rows, end, size):
+            raise Wrong(f"for rows {rows}, end {end} and size {size} your blocks are {blocks}")
 
 
 def _as_lists(answer: object) -> Rows:

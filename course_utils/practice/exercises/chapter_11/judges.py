@@ -1,8 +1,9 @@
 """The win rate of a judge that is asked in both orders."""
 
+import math
 from collections.abc import Callable
 
-from course_utils.practice.exercises.check import Check
+from course_utils.practice.exercises.check import Check, Wrong
 from course_utils.practice.exercises.compare import expect_close
 
 Verdicts = list[bool]
@@ -47,11 +48,15 @@ _SLIPS: tuple[tuple[Fair, str], ...] = (
 
 
 def _verify_fair(fair_win_rate: Fair) -> None:
-    for first, second in _CASES:
-        rate = fair_win_rate(list(first), list(second))
-        slips = [(slip(first, second), sentence) for slip, sentence in _SLIPS]
+    rates = [fair_win_rate(list(first), list(second)) for first, second in _CASES]
+    for slip, sentence in _SLIPS:
+        if all(isinstance(rate, int | float) for rate in rates) and all(
+            math.isclose(slip(*case), rate) for case, rate in zip(_CASES, rates, strict=True)
+        ):
+            raise Wrong(sentence)
+    for (first, second), rate in zip(_CASES, rates, strict=True):
         what = f"for verdicts {first} and {second} the rate"
-        expect_close(rate, _fair_win_rate(first, second), what=what, slips=slips)
+        expect_close(rate, _fair_win_rate(first, second), what=what)
 
 
 FAIR = Check(

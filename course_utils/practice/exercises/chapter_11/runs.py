@@ -56,14 +56,14 @@ _STEP_SLIPS: tuple[tuple[Steps, str], ...] = (
 
 
 def _verify_steps(n_steps: Steps) -> None:
-    for run in _RUNS:
-        answer, expected = n_steps(*run), _n_steps(*run)
-        if isinstance(answer, float) and answer == int(answer):
-            answer = int(answer)
-        names = ("rows", "a batch", "accumulated", "devices", "epochs")
+    answers = [n_steps(*run) for run in _RUNS]
+    for slip, sentence in _STEP_SLIPS:
+        if answers == [slip(*run) for run in _RUNS]:
+            raise Wrong(sentence)
+    names = ("rows", "a batch", "accumulated", "devices", "epochs")
+    for run, answer in zip(_RUNS, answers, strict=True):
         told = ", ".join(f"{n} {name}" for n, name in zip(run, names, strict=True))
-        slips = [(slip(*run), sentence) for slip, sentence in _STEP_SLIPS]
-        expect_equal(answer, expected, what=f"for {told} your number", slips=slips)
+        expect_equal(answer, _n_steps(*run), what=f"for {told} your number")
 
 
 STEPS = Check(
@@ -153,15 +153,20 @@ _STOP_SLIPS: tuple[tuple[Stop, str], ...] = (
 
 
 def _verify_stop(stop: Stop) -> None:
-    for losses, patience in _LOSSES:
-        answer, expected = stop(list(losses), patience), _stop(losses, patience)
-        try:
-            answer = tuple(int(epoch) for epoch in answer)
-        except (TypeError, ValueError) as error:
-            raise Wrong("the answer must be two epochs, (best, last)") from error
+    answers = [_as_epochs(stop(list(losses), patience)) for losses, patience in _LOSSES]
+    for slip, sentence in _STOP_SLIPS:
+        if answers == [slip(*case) for case in _LOSSES]:
+            raise Wrong(sentence)
+    for (losses, patience), answer in zip(_LOSSES, answers, strict=True):
         what = f"for losses {losses} and patience {patience} your answer"
-        slips = [(slip(losses, patience), sentence) for slip, sentence in _STOP_SLIPS]
-        expect_equal(answer, expected, what=what, slips=slips)
+        expect_equal(answer, _stop(losses, patience), what=what)
+
+
+def _as_epochs(answer: object) -> tuple[int, ...]:
+    try:
+        return tuple(int(epoch) for epoch in answer)
+    except (TypeError, ValueError) as error:
+        raise Wrong("the answer must be two epochs, (best, last)") from error
 
 
 STOP = Check(
