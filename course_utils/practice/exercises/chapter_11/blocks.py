@@ -50,19 +50,17 @@ def _sliding(rows: Rows, end: int, size: int) -> Rows:
     return [ids[start : start + size] for start in range(len(ids) - size + 1)]
 
 
-def _last_lost(rows: Rows, end: int, size: int) -> Rows:
-    ids = [token for row in rows for token in [*row, end]]
-    return [ids[start : start + size] for start in range(0, len(ids) - size, size)]
-
-
 _SLIPS = (
     (_with_rest, "the rest at the end is shorter than a block: drop it"),
     (_without_ends, "the end token is missing: it stands behind each row"),
     (_end_before, "the end token stands before each row: it goes behind it"),
-    (_end_between, "the last row has no end token"),
+    (
+        _end_between,
+        "the last block is lost where nothing is left over: has the last row its end token, and "
+        "does your range reach the end?",
+    ),
     (_row_by_row, "rows are cut one by one: join all of them first, so that little is lost"),
     (_sliding, "blocks overlap: the next one begins where the last one ended"),
-    (_last_lost, "the last full block is lost where nothing is left over"),
 )
 
 
