@@ -13,6 +13,7 @@ from course_utils.cli.copies import notebooks, update
 from course_utils.cli.doctor import doctor
 from course_utils.cli.lab import lab
 from course_utils.cli.pack import pack
+from course_utils.cli.recipes import recipes
 from course_utils.cli.run import run
 
 _EXPECTED_ERRORS = (ValueError, OSError, ModuleNotFoundError)
@@ -59,6 +60,7 @@ app.command()(notebooks)
 app.command()(update)
 app.command()(pack)
 app.command()(address)
+app.command()(recipes)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write the micro-world: ``python -m course_utils.world corpus`` and ``... tasks``."""
+"""Write the micro-world: ``python -m course_utils.world corpus``, ``... tasks``, ``... texts``."""
 
 from itertools import islice
 from pathlib import Path
@@ -10,9 +10,10 @@ from course_utils.files import new_file, replacement_of
 from course_utils.paths import data_dir
 from course_utils.world.corpus import SPLITS, documents
 from course_utils.world.tasks import write_tasks
+from course_utils.world.texts import write_texts
 
 app = typer.Typer(
-    help="Write the micro-world's corpus or its task sets.",
+    help="Write the micro-world's corpus, its task sets or the text file of chapter 11.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -38,6 +39,14 @@ def tasks(
 ) -> None:
     """Write every split of every task set."""
     write_tasks(out or data_dir() / "tasks", seed)
+
+
+@app.command()
+def texts(
+    out: Annotated[Path | None, typer.Option(help="Folder; default: the course's own.")] = None,
+) -> None:
+    """Write the plain text file that chapter 11 trains on."""
+    write_texts(out or data_dir() / "texts")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def course(*arguments: str):
 def test_help_names_every_command():
     result = course("--help")
     assert result.exit_code == 0
-    for command in ("doctor", "lab", "run"):
+    for command in ("doctor", "lab", "recipes", "run"):
         assert command in result.output
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from trl.chat_template_utils import qwen3_chat_template
 
 from course_utils.models.profiles import PINNED_REVISIONS, current_profile
@@ -27,14 +28,26 @@ def qwen3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def hub(qwen3_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
-    """Run a Hub that has the t4 profile's models at their pinned commits, and a newer one."""
+    """Run a Hub with the t4 profile's models at their pinned commits, a newer one, and wikitext."""
     server = HubServer()
     newer = write_tiny_model(tmp_path_factory.mktemp("models") / "newer", "qwen3", seed=2)
     server.publish(T4_MODEL, qwen3_folder, revision=PINNED_REVISIONS[T4_MODEL])
     server.publish(T4_MODEL, newer)
     server.publish(FOUR_BIT_MODEL, qwen3_folder, revision=PINNED_REVISIONS[FOUR_BIT_MODEL])
+    wikitext = write_wikitext(tmp_path_factory.mktemp("wikitext"))
+    server.publish("datasets/Salesforce/wikitext", wikitext)
     with server.running():
         yield server
+
+
+def write_wikitext(folder: Path) -> Path:
+    """Write a data set in the form of wikitext-2: lines, every other one blank, as parquet."""
+    name = "wikitext-2-raw-v1"
+    config = f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {name}.parquet\n"
+    (folder / "README.md").write_text(f"---\nconfigs:\n{config}---\n")
+    lines = [line for i in range(400) for line in ("", f" A mill grinds {i} sacks of rye . \n")]
+    Dataset.from_dict({"text": lines}).to_parquet(folder / f"{name}.parquet")
+    return folder
 
 
 @pytest.fixture(scope="package")

@@ -19,6 +19,7 @@ _DRAWINGS = {
     "chat_loss": systems.chat_loss,
     "reward_model": systems.reward_model,
     "rlhf": systems.rlhf,
+    "libraries": systems.libraries,
 }
 
 

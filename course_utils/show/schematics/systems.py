@@ -1,4 +1,4 @@
-"""What trains around a model, and on what: chapters 00 and 06 to 09."""
+"""What trains around a model, and on what: chapters 00, 06 to 09 and 11."""
 
 from itertools import pairwise
 
@@ -231,4 +231,46 @@ def rlhf() -> Canvas:
     c.arrow(update.left, (policy.x, update.y), policy.bottom)
     c.key(0.5, 1, *_KEY)
     c.words(71.5, 1, "with LoRA the reference is the policy, its adapter off", align="right")
+    return c
+
+
+def libraries() -> Canvas:
+    """Draw the way from a text file to the Hub, and which library takes each step."""
+    c = Canvas(
+        "Each step from a file to the Hub has its library",
+        height=31,
+        alt="A chain of six things: file, rows, tokens, batch, trained weights, folder; then the "
+        "Hub. Each arrow has its library. File to rows: datasets. Rows to tokens and tokens to "
+        "batch: transformers, by a tokenizer and a collator. Batch to trained weights: "
+        "transformers' Trainer, with accelerate for devices. Weights to folder: peft. Folder to "
+        "Hub: huggingface_hub. Below the Trainer a frozen base, which bitsandbytes stores in four "
+        "bits, and the trained A and B of peft. A bracket over the steps from rows to weights: "
+        "trl's SFTTrainer does them in one.",
+    )
+    things = ("file", "rows", "tokens", "batch", "A and B", "folder", "Hub")
+    places = [4 + 10.65 * k for k in range(len(things))]
+    boxes = [
+        c.box(TRAINED if name == "A and B" else DATA, x, 16, 6.4, 3, name)
+        for x, name in zip(places, things, strict=True)
+    ]
+    steps = (
+        ("datasets", "load_dataset"),
+        ("transformers", "tokenizer"),
+        ("transformers", "collator"),
+        ("transformers", "Trainer"),
+        ("peft", "save"),
+        ("hub", "push"),
+    )
+    for (left, right), lines in zip(pairwise(boxes), steps, strict=True):
+        c.arrow(left.right, right.left)
+        c.words((left.x + right.x) / 2, 20.2, *lines, bold=True)
+    middle = (boxes[3].x + boxes[4].x) / 2
+    base = c.box(FROZEN, middle, 7.5, 15, 4.4, "base", "4 bits: bitsandbytes")
+    c.arrow(base.top, (middle, 15.6))
+    c.words(middle - 9, 7.5, "devices, 16 bits:", "accelerate", align="right")
+    c.words(middle + 9, 7.5, "new weights on it:", "peft", align="left")
+    first, last = boxes[1].x, boxes[4].x
+    c.line((first, 23.6), (first, 24.6), (last, 24.6), (last, 23.6), colour=MUTED)
+    c.words((first + last) / 2, 26.6, "trl: SFTTrainer does these in one")
+    c.key(0.5, 1, *_KEY, (DATA, "data"))
     return c

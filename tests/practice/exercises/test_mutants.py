@@ -22,7 +22,7 @@ _MIRRORED = {"mean": "sum", "sum": "mean", "argmax": "argmin", "minimum": "maxim
 def printed_solutions() -> dict[str, tuple[Check, str, str]]:
     """Return check, name of the answer and folded source, by the check's name."""
     found = {}
-    for path in sorted(NOTEBOOKS.glob("0*.ipynb")):
+    for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
         module = importlib.import_module(f"course_utils.practice.exercises.chapter_{path.name[:2]}")
         asked = None
         for cell in nbformat.read(path, as_version=4).cells:
@@ -105,6 +105,7 @@ def test_a_changed_solution_is_rejected(name):
 
 
 def test_every_chapter_prints_solutions_and_the_changes_are_many():
-    assert {name[:2] for name in SOLUTIONS} == {f"{number:02}" for number in range(10)}
+    chapters = {path.name[:2] for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")}
+    assert {name[:2] for name in SOLUTIONS} == chapters >= {f"{number:02}" for number in range(10)}
     n_mutants = sum(len(mutants_of(source)) for _, _, source in SOLUTIONS.values())
     assert n_mutants > 300
