@@ -162,10 +162,9 @@ def test_a_checkable_reward_is_learnt():
     problem = {"kind": "copy", "level": 1, "instruction": "Say it."}
     asked = [Problem(**problem, input="", output="w7 w9") for _ in PROMPTS]
     reward = CheckableReward(PROMPTS, asked, partial_credit)
-    config = quick(n_updates=15, batch_size=32, minibatch_size=32, learning_rate=2e-2)
-    history = train(alone(), config, reward).history
-    assert history[0]["objective/scores"] < 0.2
-    assert history[-1]["objective/scores"] > 0.5
+    config = quick(n_updates=15, batch_size=64, minibatch_size=64, learning_rate=1e-2)
+    scores = [metrics["objective/scores"] for metrics in train(alone(), config, reward).history]
+    assert sum(scores[-3:]) > 2 * sum(scores[:3]) > 0
 
 
 @EVERY
