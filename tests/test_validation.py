@@ -171,6 +171,7 @@ CONFIGURATIONS = {
         methods.DoRAConfig(),
         methods.DyLoRAConfig(),
         methods.NOLAConfig(),
+        methods.LoRAXSConfig(),
         methods.BottleneckConfig(),
         methods.PromptTuningConfig(),
         methods.PTuningConfig(),

@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "dylora": ["DyLoRAConfig", "set_rank"],
         "full": ["FrozenFineTuning", "FullFineTuning"],
         "lora": ["LoRAConfig"],
+        "lora_xs": ["LoRAXSConfig"],
         "nola": ["NOLAConfig"],
         "p_tuning": ["PTuningConfig"],
         "prefix_tuning": ["PTuningV2Config", "PrefixTuningConfig"],

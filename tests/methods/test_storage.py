@@ -17,6 +17,7 @@ from course_utils.methods.dylora import DyLoRAConfig
 from course_utils.methods.full import FullFineTuning
 from course_utils.methods.layers import adapted_layers
 from course_utils.methods.lora import LoRAConfig
+from course_utils.methods.lora_xs import LoRAXSConfig
 from course_utils.methods.nola import NOLAConfig
 from course_utils.methods.p_tuning import PTuningConfig
 from course_utils.methods.prefix_tuning import PrefixTuningConfig
@@ -31,6 +32,7 @@ CONFIGS = [
     DoRAConfig(rank=2, detach_norm=False),
     DyLoRAConfig(rank=3, target_modules=("q_proj", "down_proj")),
     NOLAConfig(rank=2, n_bases=5, seed=7),
+    LoRAXSConfig(rank=3, alpha=5, target_modules=("q_proj", "down_proj")),
     # Numbers and collections of other libraries.
     LoRAConfig(rank=np.int64(2), alpha=np.float32(3), target_modules=frozenset({"v_proj"})),
     NOLAConfig(rank=np.int64(2), target_modules=frozenset({"v_proj", "o_proj"})),

@@ -6,6 +6,7 @@ from typing import Any
 
 from course_utils.methods.bottleneck import BottleneckConfig
 from course_utils.methods.dylora import DyLoRAConfig
+from course_utils.methods.lora_xs import LoRAXSConfig
 from course_utils.methods.nola import NOLAConfig
 from course_utils.methods.p_tuning import PTuningConfig
 from course_utils.methods.prompt_tuning import PromptTuningConfig
@@ -14,10 +15,17 @@ from course_utils.validation import check_choice, check_count
 
 OWN_KEY = "course_utils_method"
 _RANK_IN_USE = "rank_in_use"
-_ONLY_HERE = {"dylora": DyLoRAConfig, "nola": NOLAConfig, "bottleneck": BottleneckConfig}
+_ONLY_HERE = {
+    "dylora": DyLoRAConfig,
+    "nola": NOLAConfig,
+    "lora_xs": LoRAXSConfig,
+    "bottleneck": BottleneckConfig,
+}
 _METHODS = _ONLY_HERE | {"prompt_tuning": PromptTuningConfig, "p_tuning": PTuningConfig}
 
-OwnMethod = DyLoRAConfig | NOLAConfig | BottleneckConfig | PromptTuningConfig | PTuningConfig
+OwnMethod = (
+    DyLoRAConfig | NOLAConfig | LoRAXSConfig | BottleneckConfig | PromptTuningConfig | PTuningConfig
+)
 
 
 def is_only_here(method: object) -> bool:

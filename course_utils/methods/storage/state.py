@@ -13,6 +13,7 @@ from course_utils.methods.bottleneck import BottleneckConfig
 from course_utils.methods.dylora import DyLoRAConfig, set_rank
 from course_utils.methods.layers import adapted_layers, shape_of
 from course_utils.methods.lora import LoRAConfig
+from course_utils.methods.lora_xs import LoRAXSConfig
 from course_utils.methods.nola import NOLAConfig
 from course_utils.methods.p_tuning import PTuningConfig
 from course_utils.methods.prefix_tuning import PrefixTuningConfig
@@ -25,7 +26,7 @@ from course_utils.models.structure import carried_by, classifier_heads
 PREFIX = "base_model.model."
 PROMPT, PROMPT_PREFIX = "prompt_embeddings", "base_model."
 
-AdapterMethod = LoRAConfig | NOLAConfig | BottleneckConfig | SoftPromptConfig
+AdapterMethod = LoRAConfig | LoRAXSConfig | NOLAConfig | BottleneckConfig | SoftPromptConfig
 
 
 @dataclass(frozen=True, kw_only=True)
