@@ -153,6 +153,7 @@ class LoRAXSConfig:
             buffers=(self.rank * d_in, self.rank * d_out),
             saved_per_token=self.rank,
             saved_once=self.rank * d_out,
+            has_frozen_input_factor=True,
         )
 
     def tensor_shapes(self, d_in: int, d_out: int) -> dict[str, tuple[int, ...]]:
