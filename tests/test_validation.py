@@ -172,6 +172,7 @@ CONFIGURATIONS = {
         methods.DyLoRAConfig(),
         methods.NOLAConfig(),
         methods.LoRAXSConfig(),
+        methods.TinyLoRAConfig(),
         methods.BottleneckConfig(),
         methods.PromptTuningConfig(),
         methods.PTuningConfig(),

@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "prefix_tuning": ["PTuningV2Config", "PrefixTuningConfig"],
         "prompt_tuning": ["PromptTuningConfig"],
         "storage": ["AdapterError", "load_adapter", "save_adapter"],
+        "tiny_lora": ["TinyLoRAConfig"],
         "verbs": [
             "Method",
             "ParameterCount",

@@ -1,4 +1,4 @@
-"""LoRA-XS: an r x r matrix between frozen singular vectors (Banaei et al., 2024, arXiv:2405.17604).
+"""LoRA-XS: an r x r matrix between frozen singular vectors (Bałazy et al., 2024, arXiv:2405.17604).
 
 LoRA of rank 1 still trains d_in + d_out numbers a layer. LoRA-XS takes both factors from the weight
 itself, its r largest singular values with their vectors, and freezes them; what trains is how they
@@ -58,7 +58,7 @@ class LoRAXSLinear(LowRankLinear):
     """Frozen linear layer plus an update between its own largest singular vectors.
 
     Computes ``base(x) + alpha / r * x V R^T (U S)^T``, where ``U S V^T`` are the r largest parts of
-    the weight's decomposition (Banaei et al., 2024, arXiv:2405.17604, section 3). Only ``R``,
+    the weight's decomposition (Bałazy et al., 2024, arXiv:2405.17604, section 3). Only ``R``,
     (r, r), trains. It starts at zero, so wrapping a layer does not change its output; the paper
     draws it with a standard deviation of 1e-5, which is next to that.
 

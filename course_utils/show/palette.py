@@ -46,6 +46,7 @@ _METHODS = {
     "ia3": MethodStyle("#557500", "*", "IA3"),
     "nola": MethodStyle("#5295D0", "H", "NOLA"),
     "lora_xs": MethodStyle("#007E8F", "d", "LoRA-XS"),
+    "tiny_lora": MethodStyle("#007E8F", "v", "TinyLoRA"),
     "bottleneck": MethodStyle("#0B664A", "h", "bottleneck"),
     "prompt": MethodStyle("#BF7CB6", "<", "prompt"),
     "prefix": MethodStyle("#661249", ">", "prefix"),

@@ -8,6 +8,7 @@ from course_utils.methods.layers import adapted_layers
 from course_utils.methods.lora import LoRAConfig
 from course_utils.methods.lora_xs import LoRAXSConfig
 from course_utils.methods.nola import NOLAConfig
+from course_utils.methods.tiny_lora import TinyLoRAConfig
 from course_utils.quantization import quantize_model
 from tests.methods.adapters import MODELS, build, disturb, logits
 
@@ -17,6 +18,7 @@ METHODS = (
     DyLoRAConfig(rank=2),
     NOLAConfig(),
     LoRAXSConfig(),
+    TinyLoRAConfig(),
 )
 
 

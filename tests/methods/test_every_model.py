@@ -22,6 +22,7 @@ from course_utils.methods.p_tuning import PTuningConfig
 from course_utils.methods.prefix_tuning import PrefixTuningConfig
 from course_utils.methods.prompt_tuning import PromptTuningConfig
 from course_utils.methods.storage.fingerprint import base_fingerprint
+from course_utils.methods.tiny_lora import TinyLoRAConfig
 from course_utils.models.structure import (
     check_packing,
     classifier_heads,
@@ -45,6 +46,7 @@ LAYERS = {
     "dylora": DyLoRAConfig(rank=2),
     "nola": NOLAConfig(rank=2, n_bases=4),
     "lora_xs": LoRAXSConfig(rank=2),
+    "tiny_lora": TinyLoRAConfig(weight_tying=0.7),
     "bottleneck": BottleneckConfig(bottleneck_size=3),
 }
 PROMPTS = {

@@ -25,6 +25,7 @@ from course_utils.methods.nola import NOLAConfig
 from course_utils.methods.p_tuning import PTuningConfig
 from course_utils.methods.prefix_tuning import PrefixTuningConfig, PTuningV2Config
 from course_utils.methods.prompt_tuning import PromptTuningConfig
+from course_utils.methods.tiny_lora import TinyLoRAConfig
 from course_utils.methods.virtual_tokens import SoftPromptConfig
 from course_utils.models import load_base_model
 from course_utils.quantization import quantize_model
@@ -71,6 +72,8 @@ METHODS = {
     "DyLoRA": DyLoRAConfig(rank=8),
     "LoRA-XS": LoRAXSConfig(rank=5),
     "LoRA-XS, q and v": LoRAXSConfig(rank=8, target_modules=("q_proj", "v_proj")),
+    "TinyLoRA": TinyLoRAConfig(),
+    "TinyLoRA, half tied": TinyLoRAConfig(rank=4, n_numbers=5, weight_tying=0.5),
     "NOLA": NOLAConfig(rank=4, n_bases=16),
     "NOLA, q and v": NOLAConfig(rank=8, n_bases=5, target_modules=("q_proj", "v_proj")),
 }
@@ -93,6 +96,7 @@ FOUR_BITS = {
     "QDoRA": DoRAConfig(rank=8),
     "QDoRA, attached": DoRAConfig(rank=8, detach_norm=False),
     "LoRA-XS": LoRAXSConfig(rank=5),
+    "TinyLoRA": TinyLoRAConfig(),
     "QNOLA": NOLAConfig(rank=4, n_bases=16),
     "bottleneck": ADAPTERS["bottleneck, two a block"],
     "prompt": PROMPTS["prompt"],
@@ -102,7 +106,9 @@ FOUR_BITS = {
 # (arXiv:2305.14314, section 3).
 NF4_BITS = {True: 4.127, False: 4.5}
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "peak")
-Method = LoRAConfig | LoRAXSConfig | NOLAConfig | BottleneckConfig | SoftPromptConfig
+Method = (
+    LoRAConfig | LoRAXSConfig | TinyLoRAConfig | NOLAConfig | BottleneckConfig | SoftPromptConfig
+)
 
 
 def build(shape: str) -> PreTrainedModel:

@@ -11,6 +11,7 @@ from course_utils.methods.layers import adapted_layers
 from course_utils.methods.lora import LoRAConfig
 from course_utils.methods.lora_xs import LoRAXSConfig
 from course_utils.methods.nola import NOLAConfig
+from course_utils.methods.tiny_lora import TinyLoRAConfig
 from course_utils.quantization import NF4Linear, quantize_model
 from tests.methods.adapters import MODELS, build, disturb, logits
 
@@ -20,6 +21,7 @@ CONFIGS = {
     "QDyLoRA": DyLoRAConfig(rank=3),
     "QNOLA": NOLAConfig(rank=3, n_bases=8),
     "LoRA-XS": LoRAXSConfig(rank=3),
+    "TinyLoRA": TinyLoRAConfig(weight_tying=0.5),
 }
 
 
