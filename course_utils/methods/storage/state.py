@@ -5,6 +5,7 @@ on a disk, is another matter.
 """
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +121,7 @@ def adapter_tensors(model: nn.Module, method: AdapterMethod) -> dict[str, Tensor
         raise AdapterError(f"{stacked[0]} has several adapters: save each before they are stacked")
     is_whole = getattr(method, "is_saved_whole", True)
     tensors = {
-        f"{PREFIX}{name}.{theirs}": getattr(layer, ours)
+        f"{PREFIX}{name}.{theirs}": attrgetter(ours)(layer)
         for name, layer in layers.items()
         for ours, theirs in (method.saved.items() if is_whole else ())
     }
