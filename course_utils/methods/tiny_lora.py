@@ -178,7 +178,7 @@ class TinyLoRAConfig:
         The frozen factors and matrices lie in memory beside the weights, ``rank (d_in + d_out) +
         u rank^2`` elements a layer. As in LoRA-XS no input is kept; ``A x`` is, ``rank`` elements a
         token, and ``R`` and ``B R``, ``rank (rank + d_out)`` elements a layer. With dropout every
-        update keeps the mask and its own dropped copy of the input until ``A x`` is there.
+        update keeps its own mask as well, ``d_in`` a token.
         """
         check_rank(self.rank, d_in, d_out)
         return AddedModule(

@@ -73,6 +73,7 @@ METHODS = {
     "LoRA-XS": LoRAXSConfig(rank=5),
     "LoRA-XS, q and v": LoRAXSConfig(rank=8, target_modules=("q_proj", "v_proj")),
     "TinyLoRA": TinyLoRAConfig(),
+    "TinyLoRA, dropout": TinyLoRAConfig(dropout=0.1),
     "TinyLoRA, half tied": TinyLoRAConfig(rank=4, n_numbers=5, weight_tying=0.5),
     "NOLA": NOLAConfig(rank=4, n_bases=16),
     "NOLA, q and v": NOLAConfig(rank=8, n_bases=5, target_modules=("q_proj", "v_proj")),
