@@ -195,6 +195,11 @@ class GRPOConfig:
                 )
 
     @property
+    def is_on_policy(self) -> bool:
+        """Whether each update is one step, by the policy that has sampled and by no later one."""
+        return self.n_epochs == 1 and self.minibatch_size == self.batch_size
+
+    @property
     def n_groups(self) -> int:
         """Prompts an update."""
         return self.batch_size // self.group_size

@@ -121,14 +121,15 @@ def minibatch_loss(
 ) -> tuple[Tensor, Metrics]:
     """Return the loss of some answers, with its gradient, and what is measured on the way."""
     responses, mask = rollout.responses[rows], rollout.response_mask[rows]
-    reference = rollout.reference_logprobs
+    old, reference = rollout.logprobs, rollout.reference_logprobs
     logits, _ = actor(
         rollout.sequences[rows, :-1], rollout.attention_mask[rows, :-1], last=responses.shape[1]
     )
+    logprobs = selected_logprobs(logits, responses, config.temperature)
     policy = policy_loss(
         config.variant,
-        selected_logprobs(logits, responses, config.temperature),
-        rollout.logprobs[rows],
+        logprobs,
+        logprobs.detach() if old is None else old[rows],
         advantages[rows],
         mask,
         longest=config.max_new_tokens,
@@ -141,6 +142,7 @@ def minibatch_loss(
         "loss/policy_avg": policy.loss,
         "policy/entropy_avg": masked_mean(entropy(logits.detach() / config.temperature), mask),
         "val/ratio": policy.ratio,
+        "objective/entropy": -logprobs.detach().masked_fill(~mask, 0).sum(dim=1).mean(),
     }
     return policy.loss, {k: v.item() for k, v in measured.items()}
 
@@ -163,7 +165,6 @@ def summary(
     measured = {
         "objective/scores": rollout.scores.mean(),
         "objective/rlhf_reward": rewards.mean(),
-        "objective/entropy": -rollout.logprobs.sum(dim=1).mean(),
         "reward_std": groups.std(dim=1, correction=min(1, config.group_size - 1)).mean(),
         "frac_reward_zero_std": (groups.amax(dim=1) == groups.amin(dim=1)).float().mean(),
         "completions/mean_length": lengths.mean(),
@@ -172,6 +173,8 @@ def summary(
     if rollout.kl_of_answers is not None:
         measured["objective/kl"] = rollout.kl_of_answers.mean()
     averages = {name: fmean(column(steps, name)) for name in steps[0]}
+    if rollout.logprobs is not None:
+        averages["objective/entropy"] = -rollout.logprobs.sum(dim=1).mean().item()
     return {k: v.item() for k, v in measured.items()} | averages | {"sampling/rounds": rounds}
 
 

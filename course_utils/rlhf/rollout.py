@@ -32,7 +32,8 @@ Reward = Callable[[Sequence[str], Sequence[str]], Tensor | Sequence[float]]
 class Rollout:
     """A batch of answers, and what policy, reference, critic and reward said of them.
 
-    Without a reference, or a critic, what it would have said is None.
+    Without a reference, or a critic, what it would have said is None; so is what the policy says
+    where nobody has asked it yet.
 
     Args:
         sequences: Prompts, padded on the left, and answers, padded on the right,
@@ -50,7 +51,7 @@ class Rollout:
     sequences: Tensor
     attention_mask: Tensor
     response_mask: Tensor
-    logprobs: Tensor
+    logprobs: Tensor | None
     reference_logprobs: Tensor | None
     values: Tensor | None
     scores: Tensor
@@ -77,6 +78,8 @@ def roll_out(
     reward: Reward,
     config: PPOConfig | GRPOConfig,
     generator: torch.Generator | None = None,
+    *,
+    is_read: bool = True,
 ) -> Rollout:
     """Let the policy answer each prompt, and collect all that PPO or GRPO learns from.
 
@@ -87,6 +90,8 @@ def roll_out(
         reward: Called once, with the prompts and the answers as text; one number an answer.
         config: Length, temperature and the penalty for a missing end token.
         generator: Source of the draws, on the actor's device.
+        is_read: Whether the answers are read again. A policy that learns from them in one step
+            reads them then.
 
     Returns:
         The batch; everything in it is without a gradient.
@@ -113,8 +118,9 @@ def roll_out(
     # The whole text is known now: one pass predicts every token of the answers from those before
     # it. The last token predicts nothing.
     inputs, n_new = (sequences[:, :-1], attention_mask[:, :-1]), responses.shape[1]
-    logits, values = actor(*inputs, last=n_new)
-    reference_logits = actor.reference_logits(*inputs, last=n_new) if actor.has_reference else None
+    logits, values = actor(*inputs, last=n_new) if is_read else (None, None)
+    has_reference = is_read and actor.has_reference
+    reference_logits = actor.reference_logits(*inputs, last=n_new) if has_reference else None
     logprobs, reference_logprobs = (
         None
         if some is None
@@ -123,7 +129,8 @@ def roll_out(
     )
 
     texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
-    scores = score_answers(reward, prompts, texts).to(logprobs)
+    dtype = torch.promote_types(actor.policy.dtype, torch.float32)
+    scores = score_answers(reward, prompts, texts).to(responses.device, dtype)
     if config.missing_eos_penalty is not None:
         has_no_end = ~is_end(responses, ends).any(dim=1)
         scores = scores - config.missing_eos_penalty * has_no_end
@@ -154,9 +161,13 @@ def sample_groups(
     ``max_rounds``; then those that it passes over fill the batch up.
     """
     rollouts, pad = [], padding_of(tokenizer)
+    # Without a reference, an update of one step compares the policy with itself alone.
+    is_read = actor.has_reference or not config.is_on_policy
     for _ in range(config.max_rounds):
         asked = [prompts[i] for i in next(batches) for _ in range(config.group_size)]
-        rollouts.append(roll_out(actor, tokenizer, asked, reward, config, generator))
+        rollouts.append(
+            roll_out(actor, tokenizer, asked, reward, config, generator, is_read=is_read)
+        )
         scores = torch.cat([rollout.scores for rollout in rollouts])
         is_kept = config.variant.keep(scores, config.group_size)
         if is_kept.sum() >= config.n_groups:

@@ -46,7 +46,7 @@ METRICS = {
 
 
 def alone() -> Actor:
-    return Actor(apply(tiny_policy(), LoRAConfig(rank=4, alpha=8))).eval()
+    return Actor(shared().policy).eval()
 
 
 def shared(seed: int = 0) -> SharedActor:
@@ -204,6 +204,24 @@ def test_any_actor_of_ppo_serves_too():
         torch.manual_seed(0)
         actor = SharedActorCritic(apply(tiny_policy(), LoRAConfig(rank=4, alpha=8)))
     assert train(actor).history == train(shared()).history
+
+
+@EVERY
+def test_an_update_of_one_step_need_not_read_its_answers_twice(variant: Variant, monkeypatch):
+    def run() -> tuple[list[dict], list[Tensor]]:
+        actor, seen = alone(), []
+        config = quick(variant=variant, minibatch_size=8, learning_rate=1e-2)
+        result = train(actor, config, on_update=lambda *a: seen.append(a[2].logprobs is None))
+        return result.history, weights(actor), seen
+
+    once = run()
+    monkeypatch.setattr(GRPOConfig, "is_on_policy", False)
+    twice = run()
+    assert (once[2], twice[2]) == ([True] * 3, [False] * 3)
+    for one, two in zip(once[0], twice[0], strict=True):
+        assert one == pytest.approx(two, rel=1e-4, abs=1e-5)
+    for one, two in zip(once[1], twice[1], strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
 
 
 # One minibatch
