@@ -122,9 +122,7 @@ def roll_out(
     has_reference = is_read and actor.has_reference
     reference_logits = actor.reference_logits(*inputs, last=n_new) if has_reference else None
     logprobs, reference_logprobs = (
-        None
-        if some is None
-        else selected_logprobs(some, responses, config.temperature).masked_fill(~response_mask, 0)
+        _logprobs(some, responses, response_mask, config.temperature)
         for some in (logits, reference_logits)
     )
 
@@ -144,6 +142,15 @@ def roll_out(
         scores=scores,
         texts=texts,
     )
+
+
+def _logprobs(
+    logits: Tensor | None, responses: Tensor, mask: Tensor, temperature: float
+) -> Tensor | None:
+    """Return the log-probability of each token, 0 on padding, (batch, new); None without logits."""
+    if logits is None:
+        return None
+    return selected_logprobs(logits, responses, temperature).masked_fill(~mask, 0)
 
 
 def sample_groups(
