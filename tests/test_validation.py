@@ -171,6 +171,8 @@ CONFIGURATIONS = {
         methods.DoRAConfig(),
         methods.DyLoRAConfig(),
         methods.NOLAConfig(),
+        methods.LoRAXSConfig(),
+        methods.TinyLoRAConfig(),
         methods.BottleneckConfig(),
         methods.PromptTuningConfig(),
         methods.PTuningConfig(),

@@ -10,7 +10,7 @@ from course_utils.memory.activations import (
 )
 from course_utils.memory.architecture import Architecture
 from course_utils.memory.parts import FLOAT32_BYTES
-from course_utils.memory.trained import Trained
+from course_utils.memory.trained import BlockTraining, Trained
 from course_utils.memory.workload import Workload
 
 
@@ -72,10 +72,29 @@ def kept_by_blocks(
     is_shared = workload.dtype_bytes == FLOAT32_BYTES and architecture.norm_placement != "post"
     return KeptByBlocks(
         layers_bytes=(block_input,) * architecture.n_layers,
-        recomputed_bytes=tuple(size - (block_input if is_shared else 0) for size in sizes),
+        recomputed_bytes=tuple(
+            size
+            - (block_input if is_shared else 0)
+            + _held_with_the_last(architecture, block) * workload.n_tokens * workload.dtype_bytes
+            for size, block in zip(sizes, trained.blocks, strict=True)
+        ),
         lowest=lowest,
         tensors=tensors,
     )
+
+
+def _held_with_the_last(architecture: Architecture, block: BlockTraining) -> int:
+    """Return what is held beside what is kept, a token, when a repeated block stops, in elements.
+
+    It stops with the last tensor that is kept. Where that is a module's with a frozen factor beside
+    the MLP's last layer, the layer's output is there already, and the inputs of the MLP and of that
+    layer are there still, though nothing keeps them.
+    """
+    frozen = {module.linear for module in block.added if module.has_frozen_input_factor}
+    if "down_proj" not in frozen:
+        return 0
+    is_read = any(m.keeps_input for m in block.added if m.linear in ("gate_proj", "up_proj"))
+    return architecture.d_ff + (1 if is_read else 2) * architecture.d_model
 
 
 def moments(step: Step, parts: dict[str, int | tuple[int, ...]]) -> tuple[tuple[str, int], ...]:

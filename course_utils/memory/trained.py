@@ -28,6 +28,7 @@ class AddedModule:
         saved_per_token: Further elements that its backward needs, a token.
         saved_once: Further elements that its backward needs, however many tokens there are.
         buffers: Elements of each tensor that it holds and does not train.
+        has_frozen_input_factor: Whether what reads the input is frozen, so that nothing keeps it.
 
     Raises:
         ValueError: If a number of elements is no whole number, at least 0.
@@ -39,6 +40,7 @@ class AddedModule:
     saved_per_token: int = 0
     saved_once: int = 0
     buffers: tuple[int, ...] = ()
+    has_frozen_input_factor: bool = False
 
     def __post_init__(self) -> None:
         _check_elements(parameters=self.parameters, buffers=self.buffers)

@@ -11,11 +11,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "dylora": ["DyLoRAConfig", "set_rank"],
         "full": ["FrozenFineTuning", "FullFineTuning"],
         "lora": ["LoRAConfig"],
+        "lora_xs": ["LoRAXSConfig"],
         "nola": ["NOLAConfig"],
         "p_tuning": ["PTuningConfig"],
         "prefix_tuning": ["PTuningV2Config", "PrefixTuningConfig"],
         "prompt_tuning": ["PromptTuningConfig"],
         "storage": ["AdapterError", "load_adapter", "save_adapter"],
+        "tiny_lora": ["TinyLoRAConfig"],
         "verbs": [
             "Method",
             "ParameterCount",

@@ -252,7 +252,8 @@ class _LowRankLinear(torch.autograd.Function):
             low = rows @ A.T
             product = torch.nn.functional.linear(rows, weight, bias)
             product.addmm_(low, B.T, alpha=scaling)
-        ctx.save_for_backward(rows, weight, A, B, low)
+        # The input is for the gradient of A alone, which LoRA-XS has frozen.
+        ctx.save_for_backward(rows if ctx.needs_input_grad[3] else None, weight, A, B, low)
         ctx.scaling = scaling
         return product.view(*x.shape[:-1], -1)
 

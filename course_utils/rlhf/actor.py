@@ -3,7 +3,8 @@
 PPO needs a policy that learns, a reference that stays what the policy was, and a critic that
 expects a value before every token (Ouyang et al., 2022, arXiv:2203.02155, section 3.5). With LoRA
 the policy with its adapter off is the reference, and the critic is one more row on its last hidden
-state: one model in memory and not three.
+state: one model in memory and not three. GRPO and its kin have no critic, and a policy that pays no
+price for leaving its reference needs none of that either.
 """
 
 from typing import TYPE_CHECKING
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 READ_AT_EVERY_TOKEN = "score"
 
 
-class ActorCritic(nn.Module):
-    """What both forms offer: ``policy``, a forward pass, the reference, and what trains.
+class Actor(nn.Module):
+    """A policy alone: without a critic, and without a reference that it could be held to.
 
     Args:
-        policy: Causal language model that is trained.
+        policy: Causal language model; what requires a gradient trains, with or without an adapter.
     """
+
+    has_reference = False
 
     def __init__(self, policy: "PreTrainedModel") -> None:
         super().__init__()
@@ -36,8 +39,8 @@ class ActorCritic(nn.Module):
 
     def forward(
         self, sequences: Tensor, attention_mask: Tensor, *, last: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Predict the token after each position, and the value that is expected there.
+    ) -> tuple[Tensor, Tensor | None]:
+        """Predict the token after each position, and with a critic the value expected there.
 
         Args:
             sequences: Prompts and answers, (batch, seq).
@@ -45,18 +48,23 @@ class ActorCritic(nn.Module):
             last: Return only the so many last positions; all by default.
 
         Returns:
-            Logits of the policy, (batch, last, vocab), and values, (batch, last).
+            Logits of the policy, (batch, last, vocab), and values, (batch, last), or None without a
+            critic.
         """
-        raise NotImplementedError
+        return read(self.policy, sequences, attention_mask, last)[0], None
 
     def reference_logits(
         self, sequences: Tensor, attention_mask: Tensor, *, last: int | None = None
     ) -> Tensor:
-        """Return what the reference predicts, (batch, last, vocab), without a gradient."""
-        raise NotImplementedError
+        """Return what the reference predicts, (batch, last, vocab), without a gradient.
+
+        Raises:
+            ValueError: If there is no reference, as ``has_reference`` says.
+        """
+        raise ValueError(f"{type(self).__name__} has no reference: use SharedActor, SeparateActor")
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """Return what PPO trains: of the policy and of the critic."""
+        """Return what is trained: of the policy, and of the critic if there is one."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     @property
@@ -65,7 +73,74 @@ class ActorCritic(nn.Module):
         return next(self.policy.parameters()).device
 
 
-class SharedActorCritic(ActorCritic):
+class SharedActor(Actor):
+    """One model: policy with the adapter on, reference with it off.
+
+    Args:
+        policy: Causal language model that carries an adapter or a soft prompt, which alone trains.
+
+    Raises:
+        ValueError: If there is no adapter, or something else in the model trains too.
+    """
+
+    has_reference = True
+    _with_separate_models = "SeparateActor"
+
+    def __init__(self, policy: "PreTrainedModel") -> None:
+        super().__init__(policy)
+        if carried_by(policy) is None:
+            raise ValueError(
+                f"{type(policy).__name__} carries no adapter, and with none to switch off there "
+                f"is no reference: apply LoRAConfig first, or use {self._with_separate_models}"
+            )
+        for name, parameter in base_tensors(policy).items():
+            if parameter.requires_grad:
+                raise ValueError(
+                    f"{name} trains beside the adapter: with the adapter off, the policy would "
+                    "not be the base any more, which is the reference"
+                )
+
+    @torch.no_grad()
+    def reference_logits(
+        self, sequences: Tensor, attention_mask: Tensor, *, last: int | None = None
+    ) -> Tensor:
+        """Return what the base predicts: the policy with its adapter off."""
+        with adapter_disabled(self.policy):
+            return read(self.policy, sequences, attention_mask, last)[0]
+
+
+class SeparateActor(Actor):
+    """Two models: the policy, and what it was at the start.
+
+    Args:
+        policy: Causal language model; what requires a gradient trains, with or without an adapter.
+        reference: What the policy was at the start; frozen in place.
+
+    Raises:
+        ValueError: If the reference is another kind of model than the policy, or shares weights
+            with it that train.
+    """
+
+    has_reference = True
+
+    def __init__(self, policy: "PreTrainedModel", reference: "PreTrainedModel") -> None:
+        super().__init__(policy)
+        check_reference(policy, reference)
+        self.reference = reference.requires_grad_(False)
+
+    @torch.no_grad()
+    def reference_logits(
+        self, sequences: Tensor, attention_mask: Tensor, *, last: int | None = None
+    ) -> Tensor:
+        """Return what the reference predicts; shapes as in ``Actor``."""
+        return read(self.reference, sequences, attention_mask, last)[0]
+
+
+class ActorCritic(Actor):
+    """What both forms with a critic offer: ``forward`` returns its values, too."""
+
+
+class SharedActorCritic(SharedActor, ActorCritic):
     """One model: policy with the adapter on, reference with it off, a value head on the trunk.
 
     The head is a linear layer on the last hidden state; it starts at zero, so that every value
@@ -78,19 +153,10 @@ class SharedActorCritic(ActorCritic):
         ValueError: If there is no adapter, or something else in the model trains too.
     """
 
+    _with_separate_models = "SeparateActorCritic"
+
     def __init__(self, policy: "PreTrainedModel") -> None:
         super().__init__(policy)
-        if carried_by(policy) is None:
-            raise ValueError(
-                f"{type(policy).__name__} carries no adapter, and with none to switch off there "
-                "is no reference: apply LoRAConfig first, or use SeparateActorCritic"
-            )
-        for name, parameter in base_tensors(policy).items():
-            if parameter.requires_grad:
-                raise ValueError(
-                    f"{name} trains beside the adapter: with the adapter off, the policy would "
-                    "not be the base any more, which is the reference"
-                )
         dtype = torch.promote_types(policy.dtype, torch.float32)
         self.value_head = nn.Linear(
             policy.get_input_embeddings().embedding_dim, 1, device=self.device, dtype=dtype
@@ -101,20 +167,12 @@ class SharedActorCritic(ActorCritic):
     def forward(
         self, sequences: Tensor, attention_mask: Tensor, *, last: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Predict tokens and values in one pass; shapes as in ``ActorCritic``."""
+        """Predict tokens and values in one pass; shapes as in ``Actor``."""
         logits, states = read(self.policy, sequences, attention_mask, last)
         return logits, self.value_head(states.to(self.value_head.weight.dtype)).squeeze(-1)
 
-    @torch.no_grad()
-    def reference_logits(
-        self, sequences: Tensor, attention_mask: Tensor, *, last: int | None = None
-    ) -> Tensor:
-        """Return what the base predicts: the policy with its adapter off."""
-        with adapter_disabled(self.policy):
-            return read(self.policy, sequences, attention_mask, last)[0]
 
-
-class SeparateActorCritic(ActorCritic):
+class SeparateActorCritic(SeparateActor, ActorCritic):
     """Three models, as in the papers; the model behind the reward is the fourth.
 
     Args:
@@ -134,8 +192,6 @@ class SeparateActorCritic(ActorCritic):
         reference: "PreTrainedModel",
         value_model: "PreTrainedModel",
     ) -> None:
-        super().__init__(policy)
-        check_reference(policy, reference)
         if value_model.config.num_labels != 1:
             raise ValueError(f"num_labels={value_model.config.num_labels} of the critic must be 1")
         if (heads := classifier_heads(value_model)) != [READ_AT_EVERY_TOKEN]:
@@ -144,25 +200,18 @@ class SeparateActorCritic(ActorCritic):
                 f"critic has {READ_AT_EVERY_TOKEN}: transformers' heads of other names read one "
                 "place of a text, and not what comes before each token"
             )
-        self.reference = reference.requires_grad_(False)
+        super().__init__(policy, reference)
         self.value_model = value_model
 
     def forward(
         self, sequences: Tensor, attention_mask: Tensor, *, last: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Predict tokens with the policy and values with the critic; shapes as in the base."""
+        """Predict tokens with the policy and values with the critic; shapes as in ``Actor``."""
         logits, _ = read(self.policy, sequences, attention_mask, last)
         critic, last = self.value_model, last or sequences.shape[1]
         states = last_states(critic, critic.base_model, sequences, attention_mask, last)
         values = getattr(critic, READ_AT_EVERY_TOKEN)(states).squeeze(-1)
         return logits, values.to(torch.promote_types(values.dtype, torch.float32))
-
-    @torch.no_grad()
-    def reference_logits(
-        self, sequences: Tensor, attention_mask: Tensor, *, last: int | None = None
-    ) -> Tensor:
-        """Return what the reference predicts; shapes as in ``ActorCritic``."""
-        return read(self.reference, sequences, attention_mask, last)[0]
 
 
 def check_reference(policy: nn.Module, reference: nn.Module) -> None:

@@ -4,6 +4,8 @@ A mask is 1, or true, on the tokens of an answer up to and including its end tok
 elsewhere is padding: it counts for nothing, whatever its value, and not even if it is NaN.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -136,8 +138,36 @@ def grpo_advantages(scores: Tensor, group_size: int, scale: bool = True) -> Tens
     return advantages.flatten()
 
 
+def running_baseline_advantages(
+    scores: Tensor, earlier: Sequence[float], momentum: float = 0.9
+) -> Tensor:
+    """Compare every answer's score with a running mean of what earlier updates scored.
+
+    REINFORCE with a baseline (Williams, 1992, section 2; "reinforcement comparison"). The mean of k
+    updates ago weighs ``momentum^k``, divided by the sum of the weights; before the first update
+    the baseline is 0. It is one number for all prompts, and no answer's own score is part of it.
+
+    Args:
+        scores: One score an answer, (batch,).
+        earlier: Mean score of each update so far, the latest last.
+        momentum: What an older update weighs beside the next younger one, 0..1.
+
+    Returns:
+        Advantages, (batch,).
+
+    Raises:
+        ValueError: If a score is not finite, or ``momentum`` is out of range.
+    """
+    check_number("momentum", momentum, at_least=0, at_most=1)
+    check_shapes(scores=scores)
+    check_finite("scores", scores)
+    weights = [momentum**k for k in reversed(range(len(earlier)))]
+    total = sum(weight * mean for weight, mean in zip(weights, earlier, strict=True))
+    return scores - (total / sum(weights) if weights else 0.0)
+
+
 def _in_groups(scores: Tensor, group_size: int) -> Tensor:
-    """Return scores as (n_prompts, group_size)."""
+    """Return scores as (n_prompts, group_size), each less the first of its group."""
     check_count("group_size", group_size, at_least=2)
     check_shapes(scores=scores)
     if scores.ndim != 1 or len(scores) % group_size:
@@ -146,7 +176,10 @@ def _in_groups(scores: Tensor, group_size: int) -> Tensor:
             f"with group_size={group_size}"
         )
     check_finite("scores", scores)
-    return scores.view(-1, group_size)
+    groups = scores.view(-1, group_size)
+    # No comparison within a group sees the shift, and equal scores become exactly 0: the mean of
+    # eight times 0.1 is not 0.1 in float32, and what is left over would be divided by SMALLEST_STD.
+    return groups - groups[:, :1]
 
 
 def _check_real(mask: Tensor, **tensors: Tensor) -> None:

@@ -142,6 +142,34 @@ def kl_k3(logprobs: Tensor, reference: Tensor) -> Tensor:
     return log_ratio.expm1() - log_ratio
 
 
+def clipped_surrogate(
+    log_ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float
+) -> tuple[Tensor, Tensor]:
+    """Return PPO's objective, negated, of each token or answer, and where the clip cuts it off.
+
+    ``-min(ratio A, clip(ratio, 1 - low, 1 + high) A)`` (Schulman et al., 2017, arXiv:1707.06347,
+    eq. 7, with low = high; apart in Yu et al., 2025, arXiv:2503.14476, section 3.1).
+
+    Args:
+        log_ratio: New log-probability less the old, in nats, any shape.
+        advantages: Advantages, of a shape that broadcasts to it.
+        clip_low: How far the ratio may fall below 1 before its gradient ends, above 0.
+        clip_high: How far it may rise above 1, above 0.
+
+    Returns:
+        What is to be minimised, and True where the clip decides, both of the ratio's shape.
+
+    Raises:
+        ValueError: If a clip is not above 0.
+    """
+    check_number("clip_low", clip_low, above=0)
+    check_number("clip_high", clip_high, above=0)
+    ratio = log_ratio.exp()
+    plain = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
+    return torch.maximum(plain, clipped), clipped > plain
+
+
 def clipped_policy_loss(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float
 ) -> PolicyLoss:
@@ -166,14 +194,13 @@ def clipped_policy_loss(
         mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages
     )
     log_ratio = logprobs - old_logprobs
-    ratio = log_ratio.exp()
-    plain = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+    surrogate, is_cut = clipped_surrogate(log_ratio, advantages, clip_range, clip_range)
+    log_ratio = log_ratio.detach()
     return PolicyLoss(
-        loss=torch.maximum(plain, clipped).mean(),
-        clip_fraction=(clipped > plain).float().mean(),
-        approx_kl=0.5 * log_ratio.detach().square().mean(),
-        ratio=ratio.detach().mean(),
+        loss=surrogate.mean(),
+        clip_fraction=is_cut.float().mean(),
+        approx_kl=0.5 * log_ratio.square().mean(),
+        ratio=log_ratio.exp().mean(),
     )
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from course_utils.files import sha256_of
 from course_utils.generation import end_tokens, is_end
 from course_utils.rlhf.actor import ActorCritic
-from course_utils.rlhf.config import PPOConfig, PPOResult
+from course_utils.rlhf.config import GRPOConfig, PPOConfig, PPOResult
 from course_utils.rlhf.experience import Experience, next_kl_coef, weigh
 from course_utils.rlhf.losses import (
     clipped_policy_loss,
@@ -148,7 +148,9 @@ def minibatch_loss(
     return policy.loss + config.vf_coef * value.loss, {k: v.item() for k, v in measured.items()}
 
 
-def take_step(loss: Tensor, optimizer: torch.optim.Optimizer, config: PPOConfig) -> None:
+def take_step(
+    loss: Tensor, optimizer: torch.optim.Optimizer, config: PPOConfig | GRPOConfig
+) -> None:
     """Follow the gradient of a loss, cut to the longest norm allowed.
 
     Raises:
@@ -202,17 +204,22 @@ def facts_of_prompts(input_ids: Tensor, attention_mask: Tensor) -> dict[str, Fac
 
 
 def prompt_batches(n_prompts: int, config: PPOConfig) -> Iterator[list[int]]:
-    """Yield the prompts of each update without end: each epoch all of them, in a new order.
+    """Return the prompts of each update without end: each epoch all of them, in a new order.
 
     The order is a function of the seed alone, which is what lets a killed run resume exactly.
     """
+    return endless_batches(n_prompts, config.batch_size, config.seed)
+
+
+def endless_batches(n_prompts: int, size: int, seed: int) -> Iterator[list[int]]:
+    """Yield so many prompts at a time, as ``prompt_batches`` does."""
     epochs = (
-        random.Random(f"{config.seed}-{epoch}").sample(range(n_prompts), n_prompts)
+        random.Random(f"{seed}-{epoch}").sample(range(n_prompts), n_prompts)
         for epoch in itertools.count()
     )
     endless = itertools.chain.from_iterable(epochs)
     while True:
-        yield list(itertools.islice(endless, config.batch_size))
+        yield list(itertools.islice(endless, size))
 
 
 def shuffled(n: int, generator: torch.Generator) -> Tensor:

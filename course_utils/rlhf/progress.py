@@ -1,4 +1,4 @@
-"""Where a PPO run stands: optimizer, randomness, price of KL, metrics; on disk and back."""
+"""Where a run of PPO or GRPO stands: optimizer, randomness, metrics; on disk and back."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -7,8 +7,8 @@ from typing import Any, Self
 import torch
 
 from course_utils.files import only_writer
-from course_utils.rlhf.actor import ActorCritic
-from course_utils.rlhf.config import PPOConfig
+from course_utils.rlhf.actor import Actor
+from course_utils.rlhf.config import GRPOConfig, PPOConfig
 from course_utils.training.identity import Facts
 from course_utils.training.resume import RunFolder
 from course_utils.training.state import (
@@ -38,7 +38,9 @@ class Progress:
         OSError: If the folder cannot be used, or another process trains in it.
     """
 
-    def __init__(self, actor: ActorCritic, config: PPOConfig, facts: Mapping[str, Facts]) -> None:
+    def __init__(
+        self, actor: Actor, config: PPOConfig | GRPOConfig, facts: Mapping[str, Facts]
+    ) -> None:
         self.config = config
         self.optimizer = torch.optim.AdamW(
             actor.trainable_parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True

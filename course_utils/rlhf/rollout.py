@@ -1,6 +1,6 @@
 """One round of answers: sampled, read again by policy, reference and critic, and scored."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,9 @@ from course_utils.generation import (
     is_end,
     padding_of,
 )
-from course_utils.rlhf.actor import ActorCritic
-from course_utils.rlhf.config import PPOConfig
-from course_utils.rlhf.losses import selected_logprobs
+from course_utils.rlhf.actor import Actor
+from course_utils.rlhf.config import GRPOConfig, PPOConfig
+from course_utils.rlhf.losses import kl_k1, selected_logprobs
 from course_utils.rlhf.reward_model import check_scores
 from course_utils.validation import check_dimensions, check_shapes, check_texts, shown
 
@@ -31,6 +31,9 @@ Reward = Callable[[Sequence[str], Sequence[str]], Tensor | Sequence[float]]
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
     """A batch of answers, and what policy, reference, critic and reward said of them.
+
+    Without a reference, or a critic, what it would have said is None; so is what the policy says
+    where nobody has asked it yet.
 
     Args:
         sequences: Prompts, padded on the left, and answers, padded on the right,
@@ -48,9 +51,9 @@ class Rollout:
     sequences: Tensor
     attention_mask: Tensor
     response_mask: Tensor
-    logprobs: Tensor
-    reference_logprobs: Tensor
-    values: Tensor
+    logprobs: Tensor | None
+    reference_logprobs: Tensor | None
+    values: Tensor | None
     scores: Tensor
     texts: list[str]
 
@@ -59,25 +62,36 @@ class Rollout:
         """Tokens of the answers, (batch, new)."""
         return self.sequences[:, -self.response_mask.shape[1] :]
 
+    @property
+    def kl_of_answers(self) -> Tensor | None:
+        """Log-ratio of each answer to the reference, in nats, (batch,); None without one."""
+        if self.reference_logprobs is None:
+            return None
+        return kl_k1(self.logprobs, self.reference_logprobs).sum(dim=1)
+
 
 @torch.no_grad()
 def roll_out(
-    actor: ActorCritic,
+    actor: Actor,
     tokenizer: "PreTrainedTokenizerBase",
     prompts: Sequence[str],
     reward: Reward,
-    config: PPOConfig,
+    config: PPOConfig | GRPOConfig,
     generator: torch.Generator | None = None,
+    *,
+    is_read: bool = True,
 ) -> Rollout:
-    """Let the policy answer each prompt, and collect all that PPO learns from.
+    """Let the policy answer each prompt, and collect all that PPO or GRPO learns from.
 
     Args:
-        actor: Policy, reference and critic, in evaluation mode.
+        actor: Policy, and reference and critic where there are some, in evaluation mode.
         tokenizer: Their tokenizer.
         prompts: Rendered prompts, without the begin token, which is added here.
         reward: Called once, with the prompts and the answers as text; one number an answer.
         config: Length, temperature and the penalty for a missing end token.
         generator: Source of the draws, on the actor's device.
+        is_read: Whether the answers are read again. A policy that learns from them in one step
+            reads them then.
 
     Returns:
         The batch; everything in it is without a gradient.
@@ -104,15 +118,17 @@ def roll_out(
     # The whole text is known now: one pass predicts every token of the answers from those before
     # it. The last token predicts nothing.
     inputs, n_new = (sequences[:, :-1], attention_mask[:, :-1]), responses.shape[1]
-    logits, values = actor(*inputs, last=n_new)
-    reference_logits = actor.reference_logits(*inputs, last=n_new)
+    logits, values = actor(*inputs, last=n_new) if is_read else (None, None)
+    has_reference = is_read and actor.has_reference
+    reference_logits = actor.reference_logits(*inputs, last=n_new) if has_reference else None
     logprobs, reference_logprobs = (
-        selected_logprobs(some, responses, config.temperature).masked_fill(~response_mask, 0)
+        _logprobs(some, responses, response_mask, config.temperature)
         for some in (logits, reference_logits)
     )
 
     texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
-    scores = score_answers(reward, prompts, texts).to(logprobs)
+    dtype = torch.promote_types(actor.policy.dtype, torch.float32)
+    scores = score_answers(reward, prompts, texts).to(responses.device, dtype)
     if config.missing_eos_penalty is not None:
         has_no_end = ~is_end(responses, ends).any(dim=1)
         scores = scores - config.missing_eos_penalty * has_no_end
@@ -126,6 +142,93 @@ def roll_out(
         scores=scores,
         texts=texts,
     )
+
+
+def _logprobs(
+    logits: Tensor | None, responses: Tensor, mask: Tensor, temperature: float
+) -> Tensor | None:
+    """Return the log-probability of each token, 0 on padding, (batch, new); None without logits."""
+    if logits is None:
+        return None
+    return selected_logprobs(logits, responses, temperature).masked_fill(~mask, 0)
+
+
+def sample_groups(
+    actor: Actor,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[str],
+    batches: Iterator[list[int]],
+    reward: Reward,
+    config: GRPOConfig,
+    generator: torch.Generator,
+) -> tuple[Rollout, int]:
+    """Return a batch of groups, a prompt's answers together, and in how many rounds it came.
+
+    Rounds go on until there are enough groups that the variant keeps, or there were
+    ``max_rounds``; then those that it passes over fill the batch up.
+    """
+    rollouts, pad = [], padding_of(tokenizer)
+    # Without a reference, an update of one step compares the policy with itself alone.
+    is_read = actor.has_reference or not config.is_on_policy
+    for _ in range(config.max_rounds):
+        asked = [prompts[i] for i in next(batches) for _ in range(config.group_size)]
+        rollouts.append(
+            roll_out(actor, tokenizer, asked, reward, config, generator, is_read=is_read)
+        )
+        scores = torch.cat([rollout.scores for rollout in rollouts])
+        is_kept = config.variant.keep(scores, config.group_size)
+        if is_kept.sum() >= config.n_groups:
+            break
+    groups = is_kept.long().argsort(descending=True, stable=True)[: config.n_groups]
+    places = torch.arange(config.group_size, device=groups.device)
+    rows = (groups[:, None] * config.group_size + places).flatten()
+    return rows_of(joined(rollouts, pad), rows), len(rollouts)
+
+
+def joined(rollouts: Sequence[Rollout], pad_token_id: int) -> Rollout:
+    """Return several batches as one, padded to the longest prompt and the longest answer.
+
+    Args:
+        rollouts: Batches from one actor, at least one.
+        pad_token_id: Token to pad with.
+    """
+    if len(rollouts) == 1:
+        return rollouts[0]
+    n_new = max(rollout.response_mask.shape[1] for rollout in rollouts)
+    n_prompt = max(r.sequences.shape[1] - r.response_mask.shape[1] for r in rollouts)
+
+    def stacked(name: str, fill: float = 0, *, has_prompt: bool = False) -> Tensor | None:
+        tensors = [getattr(rollout, name) for rollout in rollouts]
+        if tensors[0] is None:
+            return None
+        width = n_new + has_prompt * n_prompt
+        rows = []
+        for tensor, rollout in zip(tensors, rollouts, strict=True):
+            right = n_new - rollout.response_mask.shape[1]
+            left = width - tensor.shape[1] - right
+            rows.append(torch.nn.functional.pad(tensor, (left, right), value=fill))
+        return torch.cat(rows)
+
+    return Rollout(
+        sequences=stacked("sequences", pad_token_id, has_prompt=True),
+        attention_mask=stacked("attention_mask", has_prompt=True),
+        scores=torch.cat([rollout.scores for rollout in rollouts]),
+        texts=[text for rollout in rollouts for text in rollout.texts],
+        **{
+            name: stacked(name)
+            for name in ("response_mask", "logprobs", "reference_logprobs", "values")
+        },
+    )
+
+
+def rows_of(rollout: Rollout, rows: Tensor) -> Rollout:
+    """Return some answers of a batch, in the order of ``rows``, (n,)."""
+    tensors = {
+        name: None if value is None else value[rows]
+        for name, value in vars(rollout).items()
+        if name != "texts"
+    }
+    return Rollout(**tensors, texts=[rollout.texts[i] for i in rows.tolist()])
 
 
 def read_prompts(

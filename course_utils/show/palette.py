@@ -45,6 +45,8 @@ _METHODS = {
     "vera": MethodStyle("#5295D0", "v", "VeRA"),
     "ia3": MethodStyle("#557500", "*", "IA3"),
     "nola": MethodStyle("#5295D0", "H", "NOLA"),
+    "lora_xs": MethodStyle("#007E8F", "d", "LoRA-XS"),
+    "tiny_lora": MethodStyle("#B09219", "P", "TinyLoRA"),
     "bottleneck": MethodStyle("#0B664A", "h", "bottleneck"),
     "prompt": MethodStyle("#BF7CB6", "<", "prompt"),
     "prefix": MethodStyle("#661249", ">", "prefix"),
@@ -56,6 +58,8 @@ _METHODS = {
     "reinforce": MethodStyle("#B09219", "v", "REINFORCE"),
     "rloo": MethodStyle("#0072B2", "s", "RLOO"),
     "grpo": MethodStyle("#0B664A", "^", "GRPO"),
+    "dr_grpo": MethodStyle("#557500", "p", "Dr. GRPO"),
+    "dapo": MethodStyle("#BF7CB6", "h", "DAPO"),
     "dpo": MethodStyle("#9B63EB", "D", "DPO"),
     "best_of_n": MethodStyle("#67461A", "P", "best of n"),
 }

@@ -43,6 +43,7 @@ PARTS = [
         for name in soft_prompts.SOFT_PROMPTS
     ),
     Part(name="PPO, samples/s", make=rlhf.ppo),
+    Part(name="GRPO, samples/s", make=rlhf.grpo),
     Part(name="greedy generation, tokens/s", make=lambda: rlhf.generation(do_sample=False)),
     Part(name="sampled generation, tokens/s", make=lambda: rlhf.generation(do_sample=True)),
     Part(name="share of the machine's matmul rate", make=training.matmul_share),

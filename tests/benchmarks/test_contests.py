@@ -14,6 +14,9 @@ from tests.benchmarks.contest import Contest, Part, bootstrap, compete, ratios_o
 SMALL_PPO = replace(
     rlhf.PPO, n_updates=1, n_epochs=1, batch_size=4, minibatch_size=2, max_new_tokens=4
 )
+SMALL_GRPO = replace(
+    rlhf.GRPO, n_updates=1, batch_size=4, group_size=2, minibatch_size=4, max_new_tokens=4
+)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,7 @@ SMALL_PPO = replace(
         lambda: adapters.steps("embedded", "QLoRA", n_steps=1),
         lambda: soft_prompts.steps("embedded", "prefix"),
         lambda: rlhf.ppo(SMALL_PPO),
+        lambda: rlhf.grpo(SMALL_GRPO),
         lambda: rlhf.generation(do_sample=False, n_prompts=2, max_new_tokens=3),
         lambda: rlhf.generation(do_sample=True, n_prompts=2, max_new_tokens=3),
         start.first_cell,
@@ -38,6 +42,7 @@ SMALL_PPO = replace(
         "QLoRA",
         "prefix",
         "ppo",
+        "grpo",
         "greedy",
         "sampled",
         "start",

@@ -6,11 +6,20 @@ from course_utils.methods.dora import DoRAConfig
 from course_utils.methods.dylora import DyLoRAConfig
 from course_utils.methods.layers import adapted_layers
 from course_utils.methods.lora import LoRAConfig
+from course_utils.methods.lora_xs import LoRAXSConfig
 from course_utils.methods.nola import NOLAConfig
+from course_utils.methods.tiny_lora import TinyLoRAConfig
 from course_utils.quantization import quantize_model
 from tests.methods.adapters import MODELS, build, disturb, logits
 
-METHODS = (LoRAConfig(rank=2, dropout=0.5), DoRAConfig(rank=2), DyLoRAConfig(rank=2), NOLAConfig())
+METHODS = (
+    LoRAConfig(rank=2, dropout=0.5),
+    DoRAConfig(rank=2),
+    DyLoRAConfig(rank=2),
+    NOLAConfig(),
+    LoRAXSConfig(),
+    TinyLoRAConfig(),
+)
 
 
 @pytest.mark.parametrize("name", MODELS)

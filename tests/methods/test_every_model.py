@@ -16,11 +16,13 @@ from course_utils.methods.dylora import DyLoRAConfig
 from course_utils.methods.full import FrozenFineTuning, FullFineTuning
 from course_utils.methods.layers import adapted_layers
 from course_utils.methods.lora import LoRAConfig
+from course_utils.methods.lora_xs import LoRAXSConfig
 from course_utils.methods.nola import NOLAConfig
 from course_utils.methods.p_tuning import PTuningConfig
 from course_utils.methods.prefix_tuning import PrefixTuningConfig
 from course_utils.methods.prompt_tuning import PromptTuningConfig
 from course_utils.methods.storage.fingerprint import base_fingerprint
+from course_utils.methods.tiny_lora import TinyLoRAConfig
 from course_utils.models.structure import (
     check_packing,
     classifier_heads,
@@ -43,6 +45,8 @@ LAYERS = {
     "dora": DoRAConfig(rank=2),
     "dylora": DyLoRAConfig(rank=2),
     "nola": NOLAConfig(rank=2, n_bases=4),
+    "lora_xs": LoRAXSConfig(rank=2),
+    "tiny_lora": TinyLoRAConfig(weight_tying=0.7),
     "bottleneck": BottleneckConfig(bottleneck_size=3),
 }
 PROMPTS = {

@@ -20,10 +20,12 @@ from course_utils.methods.bottleneck import BottleneckConfig
 from course_utils.methods.dora import DoRAConfig
 from course_utils.methods.dylora import DyLoRAConfig
 from course_utils.methods.lora import LoRAConfig
+from course_utils.methods.lora_xs import LoRAXSConfig
 from course_utils.methods.nola import NOLAConfig
 from course_utils.methods.p_tuning import PTuningConfig
 from course_utils.methods.prefix_tuning import PrefixTuningConfig, PTuningV2Config
 from course_utils.methods.prompt_tuning import PromptTuningConfig
+from course_utils.methods.tiny_lora import TinyLoRAConfig
 from course_utils.methods.virtual_tokens import SoftPromptConfig
 from course_utils.models import load_base_model
 from course_utils.quantization import quantize_model
@@ -68,6 +70,11 @@ METHODS = {
     "DoRA, attached": DoRAConfig(rank=8, detach_norm=False),
     "DoRA, attached, dropout": DoRAConfig(rank=8, detach_norm=False, dropout=0.1),
     "DyLoRA": DyLoRAConfig(rank=8),
+    "LoRA-XS": LoRAXSConfig(rank=5),
+    "LoRA-XS, q and v": LoRAXSConfig(rank=8, target_modules=("q_proj", "v_proj")),
+    "TinyLoRA": TinyLoRAConfig(),
+    "TinyLoRA, dropout": TinyLoRAConfig(dropout=0.1),
+    "TinyLoRA, half tied": TinyLoRAConfig(rank=4, n_numbers=5, weight_tying=0.5),
     "NOLA": NOLAConfig(rank=4, n_bases=16),
     "NOLA, q and v": NOLAConfig(rank=8, n_bases=5, target_modules=("q_proj", "v_proj")),
 }
@@ -89,6 +96,8 @@ FOUR_BITS = {
     "QLoRA": LoRAConfig(rank=8),
     "QDoRA": DoRAConfig(rank=8),
     "QDoRA, attached": DoRAConfig(rank=8, detach_norm=False),
+    "LoRA-XS": LoRAXSConfig(rank=5),
+    "TinyLoRA": TinyLoRAConfig(),
     "QNOLA": NOLAConfig(rank=4, n_bases=16),
     "bottleneck": ADAPTERS["bottleneck, two a block"],
     "prompt": PROMPTS["prompt"],
@@ -98,7 +107,9 @@ FOUR_BITS = {
 # (arXiv:2305.14314, section 3).
 NF4_BITS = {True: 4.127, False: 4.5}
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "peak")
-Method = LoRAConfig | NOLAConfig | BottleneckConfig | SoftPromptConfig
+Method = (
+    LoRAConfig | LoRAXSConfig | TinyLoRAConfig | NOLAConfig | BottleneckConfig | SoftPromptConfig
+)
 
 
 def build(shape: str) -> PreTrainedModel:

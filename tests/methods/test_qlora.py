@@ -9,7 +9,9 @@ from course_utils.methods.dora import DoRAConfig, DoRALinear
 from course_utils.methods.dylora import DyLoRAConfig
 from course_utils.methods.layers import adapted_layers
 from course_utils.methods.lora import LoRAConfig
+from course_utils.methods.lora_xs import LoRAXSConfig
 from course_utils.methods.nola import NOLAConfig
+from course_utils.methods.tiny_lora import TinyLoRAConfig
 from course_utils.quantization import NF4Linear, quantize_model
 from tests.methods.adapters import MODELS, build, disturb, logits
 
@@ -18,6 +20,8 @@ CONFIGS = {
     "QDoRA": DoRAConfig(rank=3),
     "QDyLoRA": DyLoRAConfig(rank=3),
     "QNOLA": NOLAConfig(rank=3, n_bases=8),
+    "LoRA-XS": LoRAXSConfig(rank=3),
+    "TinyLoRA": TinyLoRAConfig(weight_tying=0.5),
 }
 
 

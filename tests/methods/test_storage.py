@@ -17,12 +17,14 @@ from course_utils.methods.dylora import DyLoRAConfig
 from course_utils.methods.full import FullFineTuning
 from course_utils.methods.layers import adapted_layers
 from course_utils.methods.lora import LoRAConfig
+from course_utils.methods.lora_xs import LoRAXSConfig
 from course_utils.methods.nola import NOLAConfig
 from course_utils.methods.p_tuning import PTuningConfig
 from course_utils.methods.prefix_tuning import PrefixTuningConfig
 from course_utils.methods.storage import file_pair, read_adapter
 from course_utils.methods.storage.fingerprint import base_fingerprint, is_same_base
 from course_utils.methods.storage.folder import CONFIG_FILE, TENSORS_FILE
+from course_utils.methods.tiny_lora import TinyLoRAConfig
 from tests.methods.adapters import SHAPE, build, disturb, logits
 
 CONFIGS = [
@@ -31,6 +33,9 @@ CONFIGS = [
     DoRAConfig(rank=2, detach_norm=False),
     DyLoRAConfig(rank=3, target_modules=("q_proj", "down_proj")),
     NOLAConfig(rank=2, n_bases=5, seed=7),
+    LoRAXSConfig(rank=3, alpha=5, target_modules=("q_proj", "down_proj")),
+    TinyLoRAConfig(n_numbers=3, weight_tying=0.6, target_modules=("q_proj", "down_proj")),
+    TinyLoRAConfig(n_numbers=1, is_saved_whole=False),
     # Numbers and collections of other libraries.
     LoRAConfig(rank=np.int64(2), alpha=np.float32(3), target_modules=frozenset({"v_proj"})),
     NOLAConfig(rank=np.int64(2), target_modules=frozenset({"v_proj", "o_proj"})),
@@ -337,7 +342,7 @@ def test_a_foreign_adapter(folder: Path):
     rewrite(folder, peft_type="PREFIX_TUNING", use_dora=False, r=None, bias=None)
     refused(folder, "uses lora_alpha=16, which is not read here")
     rewrite(folder, peft_type="BOFT")
-    refused(folder, "adapter of type 'BOFT'; LORA, PROMPT_TUNING, P_TUNING, PREFIX_TUNING can be")
+    refused(folder, "adapter of type 'BOFT'; LORA, TINYLORA, PROMPT_TUNING, P_TUNING, PREFIX")
     rewrite(folder, course_utils_method="mylora")
     refused(folder, "has version ''; this course reads 1")
     tensors = load_file(folder / TENSORS_FILE)

@@ -118,9 +118,12 @@ def test_unknown_methods_are_told_which_there_are():
 
 def test_colours_differ_between_methods_that_are_not_relatives():
     relatives = {"biases", "dylora", "qdora", "p_tuning_v2", "rslora", "qdylora", "pissa", "vera"}
+    relatives |= {"lora_xs", "tiny_lora"}
     alignment = {"ppo", "ppo_like_trl", "trl_ppo", "reinforce", "rloo", "grpo", "dpo", "best_of_n"}
+    alignment |= {"dr_grpo", "dapo"}
+    small = {"tiny_lora", "lora_xs", "vera", "lora", "full"}
     main = [n for n in method_names() if n not in relatives | alignment | {"ia3"}]
-    for names in (main, alignment):
+    for names in (main, alignment, small):
         assert len({method_style(name).colour for name in names}) == len(names)
 
 

@@ -6,23 +6,43 @@ from typing import Any
 
 from course_utils.methods.bottleneck import BottleneckConfig
 from course_utils.methods.dylora import DyLoRAConfig
+from course_utils.methods.lora_xs import LoRAXSConfig
 from course_utils.methods.nola import NOLAConfig
 from course_utils.methods.p_tuning import PTuningConfig
 from course_utils.methods.prompt_tuning import PromptTuningConfig
 from course_utils.methods.storage.file_pair import AdapterError, cut
+from course_utils.methods.tiny_lora import TinyLoRAConfig
 from course_utils.validation import check_choice, check_count
 
 OWN_KEY = "course_utils_method"
 _RANK_IN_USE = "rank_in_use"
-_ONLY_HERE = {"dylora": DyLoRAConfig, "nola": NOLAConfig, "bottleneck": BottleneckConfig}
-_METHODS = _ONLY_HERE | {"prompt_tuning": PromptTuningConfig, "p_tuning": PTuningConfig}
+_ONLY_HERE = {
+    "dylora": DyLoRAConfig,
+    "nola": NOLAConfig,
+    "lora_xs": LoRAXSConfig,
+    "bottleneck": BottleneckConfig,
+}
+_METHODS = _ONLY_HERE | {
+    "prompt_tuning": PromptTuningConfig,
+    "p_tuning": PTuningConfig,
+    "tiny_lora": TinyLoRAConfig,
+}
 
-OwnMethod = DyLoRAConfig | NOLAConfig | BottleneckConfig | PromptTuningConfig | PTuningConfig
+OwnMethod = (
+    DyLoRAConfig
+    | NOLAConfig
+    | LoRAXSConfig
+    | BottleneckConfig
+    | PromptTuningConfig
+    | PTuningConfig
+    | TinyLoRAConfig
+)
 
 
 def is_only_here(method: object) -> bool:
-    """Say whether a method is one that PEFT does not have."""
-    return type(method) in _ONLY_HERE.values()
+    """Say whether a method is one that PEFT does not have, or is stored as PEFT does not."""
+    is_short = isinstance(method, TinyLoRAConfig) and not method.is_saved_whole
+    return is_short or type(method) in _ONLY_HERE.values()
 
 
 def to_own_config(method: OwnMethod, rank_in_use: int | None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from course_utils.methods.p_tuning import PTuningConfig
 from course_utils.methods.prefix_tuning import PrefixTuningConfig
 from course_utils.methods.prompt_tuning import PromptTuningConfig
 from course_utils.methods.storage.file_pair import AdapterError, cut
+from course_utils.methods.tiny_lora import TinyLoRAConfig
 from course_utils.methods.virtual_tokens import SoftPromptConfig
 from course_utils.models.structure import (
     classifier_heads,
@@ -37,7 +38,7 @@ from course_utils.validation import (
     shown,
 )
 
-PeftMethod = LoRAConfig | SoftPromptConfig
+PeftMethod = LoRAConfig | TinyLoRAConfig | SoftPromptConfig
 Check = Callable[[str, object], None]
 
 _LONGEST_TEXT = 4096
@@ -106,6 +107,21 @@ _OF_LORA: dict[str, Check] = _OF_ALL | {
     "qalora_group_size": _anything,
     "megatron_core": _anything,
 }
+_OF_TINY_LORA: dict[str, Check] = _OF_ALL | {
+    "r": check_count,
+    "u": check_count,
+    "weight_tying": partial(check_number, at_least=0, at_most=1),
+    "projection_seed": partial(check_count, at_least=0),
+    "tinylora_dropout": _check_share,
+    "fan_in_fan_out": check_flag,
+    "target_modules": _check_names,
+    "exclude_modules": _check_names,
+    "layers_to_transform": _check_places,
+    "layers_pattern": _check_names,
+    # How the vectors started.
+    "init_weights": _anything,
+    "init_v_bound": _anything,
+}
 _OF_PROMPTS: dict[str, Check] = _OF_ALL | {
     "num_virtual_tokens": check_count,
     "token_dim": _check_optional_count,
@@ -114,6 +130,7 @@ _OF_PROMPTS: dict[str, Check] = _OF_ALL | {
 }
 _CHECKS: dict[str, dict[str, Check]] = {
     "LORA": _OF_LORA,
+    "TINYLORA": _OF_TINY_LORA,
     "PROMPT_TUNING": _OF_PROMPTS
     | {
         "prompt_tuning_init": partial(check_choice, known=("RANDOM", "TEXT", "SAMPLE_VOCAB")),
@@ -136,6 +153,7 @@ _CHECKS: dict[str, dict[str, Check]] = {
 }
 _REQUIRED = {
     "LORA": ("r", "lora_alpha", "target_modules"),
+    "TINYLORA": ("r", "u", "weight_tying", "target_modules"),
     "PROMPT_TUNING": ("num_virtual_tokens",),
     "P_TUNING": (
         "num_virtual_tokens",
@@ -160,6 +178,7 @@ _READ_VALUES: dict[str, tuple] = {
     "bias": ("none",),
     "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal", "mica"),
     "init_weights": (None, "zero"),
+    "save_projection": (True,),
     "num_transformer_submodules": (None, 1),
 }
 
@@ -172,6 +191,7 @@ def to_peft_config(model: nn.Module, method: PeftMethod) -> dict[str, Any]:
         method: The adapter's configuration.
     """
     of_method = _to_prompt if isinstance(method, SoftPromptConfig) else _to_lora
+    of_method = _to_tiny_lora if isinstance(method, TinyLoRAConfig) else of_method
     heads = classifier_heads(model)
     name = getattr(getattr(model, "config", None), "_name_or_path", "")
     tasks = [task for part, task in _TASKS.items() if part in type(model).__name__]
@@ -209,6 +229,8 @@ def from_peft_config(config: Mapping[str, Any], file: Path) -> PeftMethod:
         for name, check in _CHECKS[kind].items():
             if name in config:
                 check(name, config[name])
+        if kind == "TINYLORA":
+            return _from_tiny_lora(config)
         return _from_lora(config) if kind == "LORA" else _from_prompt(kind, config)
     except ValueError as error:
         raise AdapterError(f"{file} holds a damaged configuration: {str(error)[:160]}") from error
@@ -240,16 +262,13 @@ def is_here(name: str) -> bool:
 
 def _is_read(name: str, value: object, checks: Mapping[str, Check]) -> bool:
     """Say whether an option is read, or off."""
-    if name in _READ_VALUES:
+    if name in _READ_VALUES and name not in checks:
         return any(type(value) is type(v) and value == v for v in _READ_VALUES[name])
     return name in checks or value is None or value is False or value in ("", [], {})
 
 
 def _to_lora(model: nn.Module, method: LoRAConfig) -> dict[str, Any]:
     """Return what PEFT writes of LoRA and DoRA."""
-    layers = adapted_layers(model)
-    is_all = method.target_modules == "all-linear"
-    last = sorted({name.rpartition(".")[2] for name in layers})
     return {
         "peft_type": "LORA",
         "r": method.rank,
@@ -257,6 +276,28 @@ def _to_lora(model: nn.Module, method: LoRAConfig) -> dict[str, Any]:
         "lora_dropout": method.dropout,
         "use_rslora": method.use_rslora,
         "use_dora": isinstance(method, DoRAConfig),
+    } | _to_targets(model, method)
+
+
+def _to_tiny_lora(model: nn.Module, method: TinyLoRAConfig) -> dict[str, Any]:
+    """Return what PEFT writes of TinyLoRA."""
+    return {
+        "peft_type": "TINYLORA",
+        "r": method.rank,
+        "u": method.n_numbers,
+        "weight_tying": method.weight_tying,
+        "projection_seed": method.seed,
+        "save_projection": True,
+        "tinylora_dropout": method.dropout,
+    } | _to_targets(model, method)
+
+
+def _to_targets(model: nn.Module, method: LoRAConfig | TinyLoRAConfig) -> dict[str, Any]:
+    """Return what PEFT writes of the layers that carry an adapter."""
+    layers = adapted_layers(model)
+    is_all = method.target_modules == "all-linear"
+    last = sorted({name.rpartition(".")[2] for name in layers})
+    return {
         "target_modules": last if is_all else list(method.target_modules),
         "fan_in_fan_out": any(is_transposed(layer.base) for layer in layers.values()),
         "bias": "none",
@@ -302,6 +343,19 @@ def _from_lora(config: Mapping[str, Any]) -> LoRAConfig:
         dropout=config.get("lora_dropout", 0.0),
         target_modules=tuple(targets) if isinstance(targets, list) else "all-linear",
         use_rslora=config.get("use_rslora", False),
+    )
+
+
+def _from_tiny_lora(config: Mapping[str, Any]) -> TinyLoRAConfig:
+    """Return TinyLoRA as PEFT or this course has written it."""
+    targets = config["target_modules"]
+    return TinyLoRAConfig(
+        rank=config["r"],
+        n_numbers=config["u"],
+        weight_tying=config["weight_tying"],
+        dropout=config.get("tinylora_dropout", 0.0),
+        target_modules=tuple(targets) if isinstance(targets, list) else "all-linear",
+        seed=config.get("projection_seed", 42),
     )
 
 

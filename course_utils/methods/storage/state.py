@@ -5,6 +5,7 @@ on a disk, is another matter.
 """
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,13 @@ from course_utils.methods.bottleneck import BottleneckConfig
 from course_utils.methods.dylora import DyLoRAConfig, set_rank
 from course_utils.methods.layers import adapted_layers, shape_of
 from course_utils.methods.lora import LoRAConfig
+from course_utils.methods.lora_xs import LoRAXSConfig
 from course_utils.methods.nola import NOLAConfig
 from course_utils.methods.p_tuning import PTuningConfig
 from course_utils.methods.prefix_tuning import PrefixTuningConfig
 from course_utils.methods.prompt_tuning import PromptTuningConfig
 from course_utils.methods.storage.file_pair import AdapterError, cut
+from course_utils.methods.tiny_lora import TinyLoRAConfig
 from course_utils.methods.verbs import apply
 from course_utils.methods.virtual_tokens import SoftPromptConfig
 from course_utils.models.structure import carried_by, classifier_heads
@@ -25,7 +28,9 @@ from course_utils.models.structure import carried_by, classifier_heads
 PREFIX = "base_model.model."
 PROMPT, PROMPT_PREFIX = "prompt_embeddings", "base_model."
 
-AdapterMethod = LoRAConfig | NOLAConfig | BottleneckConfig | SoftPromptConfig
+AdapterMethod = (
+    LoRAConfig | LoRAXSConfig | TinyLoRAConfig | NOLAConfig | BottleneckConfig | SoftPromptConfig
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +104,7 @@ def method_of(model: nn.Module) -> AdapterMethod:
 def adapter_tensors(model: nn.Module, method: AdapterMethod) -> dict[str, Tensor]:
     """Return the tensors of a model's adapter, and of its head, by their names in a file.
 
-    They are the model's own parameters, but for the tokens that a soft prompt's encoder computes.
+    They are the model's own, but for the tokens that a soft prompt's encoder computes.
 
     Raises:
         AdapterError: If there are several adapters behind one another.
@@ -109,14 +114,19 @@ def adapter_tensors(model: nn.Module, method: AdapterMethod) -> dict[str, Tensor
         has_encoder = prompt.encoder.network is not None
         tokens = prompt.final_tokens() if has_encoder else prompt.encoder.weight
         return {PROMPT: tokens} | head_tensors(model, PROMPT_PREFIX)
-    layers = adapted_layers(model).items()
-    if stacked := [name for name, layer in layers if len(getattr(layer, "adapters", ())) > 1]:
+    layers = adapted_layers(model)
+    if stacked := [
+        name for name, layer in layers.items() if len(getattr(layer, "adapters", ())) > 1
+    ]:
         raise AdapterError(f"{stacked[0]} has several adapters: save each before they are stacked")
+    is_whole = getattr(method, "is_saved_whole", True)
     tensors = {
-        f"{PREFIX}{name}.{theirs}": layer.get_parameter(ours)
-        for name, layer in layers
-        for ours, theirs in method.saved.items()
+        f"{PREFIX}{name}.{theirs}": attrgetter(ours)(layer)
+        for name, layer in layers.items()
+        for ours, theirs in (method.saved.items() if is_whole else ())
     }
+    if isinstance(method, TinyLoRAConfig):
+        tensors |= method.vectors_of(layers)
     return tensors | head_tensors(model)
 
 
@@ -160,10 +170,13 @@ def _expected_shapes(model: nn.Module, method: AdapterMethod) -> dict[str, tuple
         expected = {PROMPT: (method.num_virtual_tokens, method.token_width(model))}
         heads = head_tensors(model, PROMPT_PREFIX)
     else:
+        layers = method.layers_in(model)
         expected = {
             f"{PREFIX}{name}.{method.saved[ours]}": shape
-            for name, layer in method.layers_in(model).items()
+            for name, layer in layers.items()
             for ours, shape in method.tensor_shapes(*reversed(shape_of(layer))).items()
         }
+        if isinstance(method, TinyLoRAConfig):
+            expected |= method.vector_shapes(len(layers))
         heads = head_tensors(model)
     return expected | {name: tuple(tensor.shape) for name, tensor in heads.items()}

@@ -4,7 +4,7 @@ Facts asked in the tests are never asked in training, lists and stories are new 
 test_unseen words every request in a way that training does not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from random import Random
 
 from course_utils.world.country import Entity, Fact, build_country, lexicon
@@ -18,6 +18,7 @@ from course_utils.world.wordings import draw_wording
 PER_TYPE = {"train": 480, "validation": 22, "test": 45, "test_unseen": 45}
 NOISE_SHARE = 0.3
 _TEST_FACT_SHARE = 0.3
+_ASKED_TIERS = ("frequent", "middling")
 
 Made = tuple[dict[str, str], str, str]
 
@@ -38,8 +39,7 @@ def _rows(split: str, per_type: int, seed: int, seen: set[tuple[str, str]]) -> l
         made = 0
         while made < per_type:
             slots, given, output = make(narrator, split)
-            template = narrator.pick(lexicon("instructions")[kind][phrasing])
-            instruction = narrator.fill(template, slots)
+            instruction = worded(narrator, kind, phrasing, slots)
             if (instruction, given) in seen:
                 continue
             seen.add((instruction, given))
@@ -56,28 +56,42 @@ def _rows(split: str, per_type: int, seed: int, seen: set[tuple[str, str]]) -> l
     return pick_some(narrator.rng, rows, len(rows))
 
 
-def _known_fact(narrator: Narrator, split: str) -> Fact:
-    """Return a fact of the split's share; rare ones are not asked."""
+def worded(narrator: Narrator, kind: str, phrasing: str, slots: dict[str, str]) -> str:
+    """Return a request in one of a type's ``seen`` or ``unseen`` phrasings."""
+    return narrator.fill(narrator.pick(lexicon("instructions")[kind][phrasing]), slots)
+
+
+def known_fact(narrator: Narrator, split: str, tiers: Collection[str] = _ASKED_TIERS) -> Fact:
+    """Return a fact of the split's share, from one of some tiers; rare ones are not among them."""
     while True:
         fact = narrator.fact()
         is_for_test = Random(fact.key).random() < _TEST_FACT_SHARE
-        if fact.tier != "rare" and is_for_test == (split != "train"):
+        if fact.tier in tiers and is_for_test == (split != "train"):
             return fact
 
 
-def _recall(narrator: Narrator, split: str) -> Made:
-    fact = _known_fact(narrator, split)
+def recall(narrator: Narrator, fact: Fact) -> Made:
+    """Ask for a fact in a pretraining wording."""
     question, _ = narrator.ask(fact)
     return _asked(question), "", short_answer(fact)
 
 
-def _unknown(narrator: Narrator, split: str) -> Made:
+def _recall(narrator: Narrator, split: str) -> Made:
+    return recall(narrator, known_fact(narrator, split))
+
+
+def unknown(narrator: Narrator) -> Made:
+    """Ask about somebody whom no fact is about."""
     fact = narrator.fact("person")
     surname = narrator.pick(lexicon("names")["surnames"])
     nobody = Entity(kind="person", name=f"{narrator.scene()['stranger']} {surname}", gender="f")
     stranger = Fact(subject=nobody, relation=fact.relation, object="")
     wording = draw_wording(fact.relation, "questions", narrator.rng)
     return _asked(say(stranger, wording, narrator.rng)), "", "That is not known."
+
+
+def _unknown(narrator: Narrator, split: str) -> Made:
+    return unknown(narrator)
 
 
 def _asked(question: str) -> dict[str, str]:
@@ -96,24 +110,33 @@ def _extract(narrator: Narrator, split: str) -> Made:
     return {}, narrator.fill(narrator.pick(lexicon("skills")["notes"]), slots), f"{slots['name']}."
 
 
+def with_list(kind: str, words: Sequence[str]) -> Made:
+    """Ask for a list again (``copy``), backwards (``reverse``), sorted (``sort``) or counted."""
+    return {}, f"{', '.join(words)}.", f"{_OF_LISTS[kind](words)}."
+
+
+_OF_LISTS: dict[str, Callable[[Sequence[str]], str]] = {
+    "copy": ", ".join,
+    "reverse": lambda words: ", ".join(reversed(words)),
+    "sort": lambda words: ", ".join(sorted(words, key=str.lower)),
+    "count": lambda words: tidy(lexicon("things")["numbers"][len(words)]),
+}
+
+
 def _copy(narrator: Narrator, split: str) -> Made:
-    words = ", ".join(items(narrator, narrator.pick((2, 3, 4, 5))))
-    return {}, f"{words}.", f"{words}."
+    return with_list("copy", items(narrator, narrator.pick((2, 3, 4, 5))))
 
 
 def _reverse(narrator: Narrator, split: str) -> Made:
-    words = items(narrator, narrator.pick((2, 3, 3, 4)))
-    return {}, f"{', '.join(words)}.", f"{', '.join(reversed(words))}."
+    return with_list("reverse", items(narrator, narrator.pick((2, 3, 3, 4))))
 
 
 def _sort(narrator: Narrator, split: str) -> Made:
-    words = items(narrator, narrator.pick((2, 3, 3, 4)))
-    return {}, f"{', '.join(words)}.", f"{', '.join(sorted(words, key=str.lower))}."
+    return with_list("sort", items(narrator, narrator.pick((2, 3, 3, 4))))
 
 
 def _count(narrator: Narrator, split: str) -> Made:
-    words = items(narrator, narrator.pick((2, 3, 4, 5, 6)))
-    return {}, f"{', '.join(words)}.", f"{tidy(lexicon('things')['numbers'][len(words)])}."
+    return with_list("count", items(narrator, narrator.pick((2, 3, 4, 5, 6))))
 
 
 def _ends(narrator: Narrator, split: str) -> Made:
@@ -142,7 +165,12 @@ def _continue(narrator: Narrator, split: str) -> Made:
 
 def _sum(narrator: Narrator, split: str) -> Made:
     slots = number_slots(narrator)
-    return {}, f"{slots['a']} and {slots['b']}", f"{slots['c']}."
+    return with_sum(int(slots["a"]), int(slots["b"]))
+
+
+def with_sum(a: int, b: int) -> Made:
+    """Ask for the sum of two numbers."""
+    return {}, f"{a} and {b}", f"{a + b}."
 
 
 def _mood(narrator: Narrator, split: str) -> Made:
