@@ -30,15 +30,16 @@ def course() -> Canvas:
         "07": ("instruction", "tuning"),
         "08": ("reward", "models"),
         "09": ("PPO",),
+        "11": ("the", "libraries"),
     }
     c = Canvas(
         "The road through the chapters",
         height=13.5,
-        alt="One line of ten stations. 00 start here. Which numbers train: 01 full and frozen, "
+        alt="One line of eleven stations. 00 start here. Which numbers train: 01 full and frozen, "
         "02 LoRA, 03 QLoRA, 04 DoRA, 05 adapters, 06 prompts and prefixes. What they learn from: "
-        "07 instruction tuning, 08 reward models, 09 PPO.",
+        "07 instruction tuning, 08 reward models, 09 PPO. How do I do it? 11 the libraries.",
     )
-    stations = [c.node(3.6 + 7.2 * k, 6.5, name) for k, name in enumerate(names)]
+    stations = [c.node(3.4 + 6.52 * k, 6.5, name) for k, name in enumerate(names)]
     for station, lines in zip(stations, names.values(), strict=True):
         c.words(station.x, 3.4 - 0.925 * (len(lines) - 1), *lines)
     for left, right in pairwise(stations):
@@ -47,6 +48,7 @@ def course() -> Canvas:
         (0, 0, "the cost"),
         (1, 6, "which numbers train?"),
         (7, 9, "what do they learn from?"),
+        (10, 10, "how do I?"),
     ):
         left, right = stations[first].x - 2.6, stations[last].x + 2.6
         c.line((left, 9.3), (left, 10.1), (right, 10.1), (right, 9.3), colour=MUTED)
