@@ -149,7 +149,7 @@ def test_an_unknown_drawing_is_told_which_there_are():
 
 def test_the_road_has_the_notebooks_for_stations():
     stations = {text for text in texts(draw("course")) if text.isdigit()}
-    assert len(stations) == 10
+    assert len(stations) == 11
     assert stations <= {path.name[:2] for path in NOTEBOOKS.glob("*.ipynb")}
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 SETUP_TAG = "setup"
+# Its code is folded: whoever has installed the course need not read it.
+_METADATA = {"tags": [SETUP_TAG], "jupyter": {"source_hidden": True}, "cellView": "form"}
 _URL = re.compile(r"https://[\w.-]+(?:/[\w.-]+)+/?")
 _GITHUB = "https://github.com/"
 _BADGE = re.compile(r"^\[!\[Open in Colab\].*\n\n?", re.MULTILINE)
@@ -127,16 +129,17 @@ def with_setup(node: "NotebookNode", name: str, url: str | None, trl_version: st
     source = setup_source(url, trl_version if uses_trl(node) else None)
     cell = node.cells[1] if len(node.cells) > 1 else None
     is_there = cell is not None and SETUP_TAG in cell.metadata.get("tags", [])
-    if is_there and (cell.source, node.cells[0].source) == (source, opening):
+    now = (cell.source, dict(cell.metadata), node.cells[0].source) if is_there else None
+    if now == (source, _METADATA, opening):
         return False
     node.cells[0].source = opening
     if is_there:
-        cell.source = source
+        cell.source, cell.metadata = source, nbformat.from_dict(_METADATA)
         return True
     for other in node.cells:
         if other.cell_type == "code" and other.execution_count:
             other.execution_count += 1
-    new = nbformat.v4.new_code_cell(source, execution_count=1, metadata={"tags": [SETUP_TAG]})
+    new = nbformat.v4.new_code_cell(source, execution_count=1, metadata=dict(_METADATA))
     new.id = SETUP_TAG
     node.cells.insert(1, new)
     return True
