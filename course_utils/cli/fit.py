@@ -78,11 +78,12 @@ def _show(advice: "Advice") -> None:
         for row in told["left"]:
             left.add_row(*cells(row))
         console.print(left)
+        console.print("* with gradient checkpointing  ~ estimated", highlight=False)
     if told["out"]:
         out = Table("method", "rule", "why", "cell", title="Fell out")
         for row in told["out"]:
             for reason in row["reasons"]:
-                out.add_row(row["method"], reason["rule"], reason["words"], reason["shown_by"])
+                out.add_row(row["method"], reason["rule"], reason["words"], _short(reason))
         console.print(out)
     for note in told["notes"]:
         console.print(f"- {note}", highlight=False)
@@ -100,4 +101,9 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         if found["recorded_as"] != row["name"]:
             quality += f", as {found['recorded_as']}"
     trained = f"{row['trained']:,}"
-    return row["method"], row["standing"], trained, peak, hours, quality, row["shown_by"]
+    return row["method"], row["standing"], trained, peak, hours, quality, _short(row)
+
+
+def _short(row: dict[str, Any]) -> str:
+    notebook, _, tag = row["shown_by"].partition("#")
+    return f"{notebook[:2]} {tag}"

@@ -7,7 +7,7 @@ white papers: Turing, Ampere, Ada, Hopper). No training step comes near them.
 
 from dataclasses import dataclass
 
-from course_utils.validation import check_choice, check_number, shown
+from course_utils.validation import check_choice, check_number, check_text
 
 GB = 10**9
 # What the driver and the libraries take before the first tensor: "some hundred megabytes".
@@ -52,11 +52,9 @@ def find_card(name: str) -> Card:
     Raises:
         ValueError: If there is none; the message lists the known ones.
     """
-    by_name = {known.lower(): known for known in CARDS}
-    known = by_name.get(name.lower()) if isinstance(name, str) else None
-    if known is None:
-        check_choice("card", name, CARDS)
-        raise ValueError(f"card={shown(name)} must be one of {', '.join(CARDS)}")
+    check_text("card", name)
+    known = {key.lower(): key for key in CARDS}.get(name.lower(), name)
+    check_choice("card", known, CARDS)
     return CARDS[known]
 
 

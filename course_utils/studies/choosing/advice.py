@@ -1,12 +1,19 @@
 """The choice: which methods are left, in which order, which one is taken, and how sure that is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from course_utils.memory.cards import CUDA_CONTEXT_BYTES, FRAGMENTATION
 from course_utils.memory.parts import format_bytes
 from course_utils.studies.choosing.cost import PEAK_ERROR, Cost, Speed, cost_of, speed_of
-from course_utils.studies.choosing.evidence import CAVEAT, Band, Standing, band_of, compare
+from course_utils.studies.choosing.evidence import (
+    CAVEAT,
+    TIE_SHARE,
+    Band,
+    Standing,
+    band_of,
+    compare,
+)
 from course_utils.studies.choosing.options import OPTIONS, Option
 from course_utils.studies.choosing.request import Request
 from course_utils.studies.choosing.rules import Reason, reasons_against
@@ -132,8 +139,6 @@ def _judge(option: Option, request: Request, speed: Speed) -> Assessment:
 
 def _ranked(left: list[Assessment], standing: Standing | None) -> tuple[Assessment, ...]:
     """Give each its place: the taken, the tied, the others by their means, the unrecorded last."""
-    from dataclasses import replace
-
     if not left:
         return ()
     words = dict.fromkeys((a.option.name for a in left), UNRECORDED)
@@ -143,10 +148,10 @@ def _ranked(left: list[Assessment], standing: Standing | None) -> tuple[Assessme
     first = UNRECORDED if standing is None else TIED
     taken = min((a for a in left if words[a.option.name] == first), key=lambda a: a.simplicity)
     words[taken.option.name] = TAKEN
-    order = (TAKEN, TIED, BEHIND, ERRATIC, UNRECORDED)
+    groups = {TAKEN: 0, TIED: 1}
 
     def place(a: Assessment) -> tuple[Any, ...]:
-        group = min(order.index(words[a.option.name]), 2 if a.band else len(order))
+        group = groups.get(words[a.option.name], 2 if a.band else 3)
         return group, -a.band.mean if a.band else 0.0, a.simplicity
 
     placed = sorted(left, key=place)
@@ -158,35 +163,65 @@ def _verdict(
 ) -> str:
     if not ranked:
         smallest = min(judged, key=lambda a: a.cost.peak_bytes)
-        return (
-            f"No method is left. The one with the smallest peak is {smallest.option.label}: "
-            f"{format_bytes(smallest.cost.peak_bytes)}."
-        )
-    taken = ranked[0].option
-    if len(ranked) == 1:
-        return f"Take {taken.label}: it is the only one left."
+        peak = format_bytes(smallest.cost.peak_bytes)
+        return f"No method is left. {smallest.option.label} has the smallest peak: {peak}."
     if standing is None:
+        words = f"No recorded run ranks what is left: take {ranked[0].option.label}, the simplest."
+    else:
+        words = _taken_and_tied(ranked, standing)
+    return " ".join(filter(None, (words, _others(ranked), _price(ranked[0], judged))))
+
+
+def _taken_and_tied(ranked: tuple[Assessment, ...], standing: Standing) -> str:
+    """Say what is taken, and what it could not be told apart from."""
+    taken = ranked[0].option.label
+    labels = {a.option.name: a.option.label for a in ranked}
+    best, *tied = (labels[name] for name in standing.tied)
+    if tied:
         return (
-            f"No recorded run ranks what is left on data of this kind: take {taken.label}, the "
-            "simplest."
+            f"{best} has the best mean, and the records cannot tell it apart from "
+            f"{', '.join(tied)}: take {taken}, the simplest of them."
         )
-    others = [a.option.label for a in ranked if a.standing == TIED]
-    behind = len(standing.behind)
-    if not others:
-        return f"Take {taken.label}: of those recorded it is ahead, {behind} are shown to be worse."
+    if standing.behind or standing.erratic:
+        return f"Take {taken}: its recorded runs are ahead."
+    return f"Take {taken}: of those left, it alone has recorded runs."
+
+
+def _others(ranked: tuple[Assessment, ...]) -> str:
+    """Count those left that are neither taken nor tied."""
+    words = {
+        BEHIND: "shown to be worse",
+        ERRATIC: "further behind, with too few runs to be sure",
+        UNRECORDED: "not recorded on data of this kind",
+    }
+    counts = {place: sum(a.standing == place for a in ranked[1:]) for place in words}
+    told = [f"{n} {words[place]}" for place, n in counts.items() if n]
+    return f"Of the others left: {'; '.join(told)}." if told else ""
+
+
+def _price(taken: Assessment, judged: list[Assessment]) -> str:
+    """Say what the rules cost: whether something that fell out did clearly better."""
+    out = [a for a in judged if a.reasons and a.band is not None]
+    if taken.band is None or not out:
+        return ""
+    best = max(out, key=lambda a: a.band.mean)
+    if best.band.mean - taken.band.mean <= TIE_SHARE * (best.band.mean - best.band.base):
+        return ""
     return (
-        f"The records cannot tell {taken.label} apart from the best of {', '.join(others)}: take "
-        f"{taken.label}, the simplest of them. {behind} are shown to be worse."
+        f"The rules have a price: {best.option.label} fell out, and reached "
+        f"{best.band.mean:.2f} against {taken.band.mean:.2f}."
     )
 
 
 def _notes(request: Request, speed: Speed) -> tuple[str, ...]:
+    bits = 32 if request.is_here else 16
     context = "" if request.is_here else f", {format_bytes(CUDA_CONTEXT_BYTES)} for CUDA's context"
     return (
         CAVEAT,
-        f"Peaks are predicted within {PEAK_ERROR:.0%}, for {request.dtype}, AdamW and "
+        f"Peaks are predicted within {PEAK_ERROR:.0%}, for {bits} bits, AdamW and "
         f"{request.batch_size} x {request.tokens_per_example} tokens a pass. Set aside of "
         f"{request.total_gb:.0f} GB{context} and {FRAGMENTATION:.0%} for gaps.",
         f"Hours are an estimate, {speed.source}.",
-        f"The recorded task is {request.task.name}, {request.task.metric}: look at the cell first.",
+        f"The recorded task is {request.task.name} ({request.task.metric}), trained on "
+        f"{len(request.task.load('train')):,} examples; yours are {request.n_examples:,}.",
     )

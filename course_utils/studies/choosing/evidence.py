@@ -18,7 +18,8 @@ from course_utils.studies.tuning import best_runs
 
 CAVEAT = (
     "Quality was recorded on this course's model of 4.7 million parameters and its invented "
-    "country; on a larger model methods may come in another order, and score higher."
+    "country. There the head is a sixth of all parameters, and a rank is a larger share than in a "
+    "large model, where methods may come in another order and score higher."
 )
 # Methods that were not told apart count as tied only if their means are as near as this share of
 # the best one's gain over the base: few seeds must not make an erratic method an equal one.

@@ -1,11 +1,11 @@
 """What somebody who must choose a method says of the model, the machine, the data and the rules."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from course_utils.memory.architecture import Architecture, architecture_of, known_architectures
-from course_utils.memory.cards import GB, find_card, usable_bytes
+from course_utils.memory.cards import CARDS, GB, find_card, usable_bytes
 from course_utils.models.hub import damaged_json, find_file
 from course_utils.models.loading import embedded_model_dir
 from course_utils.models.profiles import EMBEDDED, PINNED_REVISIONS
@@ -90,7 +90,9 @@ class Request:
                 f"card={shown(self.card)}, memory_gb={self.memory_gb}: give one of the two"
             )
         if self.card is not None and not self.is_here:
-            find_card(self.card)
+            check_text("card", self.card)
+            if self.card.lower() not in {name.lower() for name in CARDS}:
+                check_choice("card", self.card, (HERE, *CARDS))
         if self.deadline_hours and self.memory_gb and not self.tokens_per_second:
             raise ValueError(
                 f"deadline_hours={self.deadline_hours:g} needs a speed: name a card, or give "
@@ -134,8 +136,6 @@ class Request:
     @cached_property
     def architecture(self) -> Architecture:
         """The model's shape, with the head that the data want."""
-        from dataclasses import replace
-
         return replace(find_architecture(self.model), n_labels=self.task.num_labels)
 
 

@@ -33,8 +33,9 @@ def reasons_against(
 ) -> Iterator[Reason]:
     """Yield every rule of the request that a method breaks."""
     if not cost.fits:
-        peak, room = (format_bytes(size) for size in (cost.peak_bytes, request.room_bytes))
-        words = f"{peak} at the peak, within {PEAK_ERROR:.0%}, of {room} that can be used"
+        sizes = (cost.peak_bytes, cost.peak_bytes * (1 + PEAK_ERROR), request.room_bytes)
+        peak, at_most, room = map(format_bytes, sizes)
+        words = f"{peak} at the peak, {at_most} with its error; {room} can be used"
         yield Reason(rule="memory", words=words, shown_by=cell(0, "estimate"))
     limit = request.deadline_hours
     if limit is not None and (cost.hours is None or cost.hours > limit):
