@@ -178,20 +178,27 @@ def _taken_and_tied(ranked: tuple[Assessment, ...], standing: Standing) -> str:
     labels = {a.option.name: a.option.label for a in ranked}
     best, *tied = (labels[name] for name in standing.tied)
     if tied:
-        return (
+        first = (
             f"{best} has the best mean, and the records cannot tell it apart from "
             f"{', '.join(tied)}: take {taken}, the simplest of them."
         )
-    if standing.behind or standing.erratic:
-        return f"Take {taken}: its recorded runs are ahead."
-    return f"Take {taken}: of those left, it alone has recorded runs."
+    elif standing.behind or standing.erratic:
+        first = f"Take {taken}: its recorded runs are ahead."
+    else:
+        first = f"Take {taken}: of those left, it alone has recorded runs."
+    if not standing.erratic:
+        return first
+    erratic = ", ".join(labels[name] for name in standing.erratic)
+    return (
+        f"{first} Too few runs to be sure of {erratic}: not told apart from {best}, with means "
+        f"lower by more than {TIE_SHARE:.0%} of its gain."
+    )
 
 
 def _others(ranked: tuple[Assessment, ...]) -> str:
-    """Count those left that are neither taken nor tied."""
+    """Count those left that no sentence named."""
     words = {
         BEHIND: "shown to be worse",
-        ERRATIC: "further behind, with too few runs to be sure",
         UNRECORDED: "not recorded on data of this kind",
     }
     counts = {place: sum(a.standing == place for a in ranked[1:]) for place in words}

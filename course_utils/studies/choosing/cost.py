@@ -141,13 +141,13 @@ def speed_of(request: Request) -> Speed:
 
 @lru_cache(maxsize=1)
 def measured_flops_per_second() -> float:
-    """Measure full steps of the embedded model on this processor; takes about a second."""
+    """Measure full steps of the embedded model on this processor; takes some seconds."""
     import torch
 
     from course_utils.measure.speed import step_time_seconds
     from course_utils.models import load_base_model
 
-    model, (batch, length) = load_base_model("embedded").train(), (8, 64)
+    model, (batch, length) = load_base_model("embedded").train(), (4, 64)
     tokens = torch.arange(batch * length).reshape(batch, length) % model.config.vocab_size
 
     def step() -> None:
@@ -155,7 +155,7 @@ def measured_flops_per_second() -> float:
         model(input_ids=tokens, labels=tokens).loss.backward()
 
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    return 6 * n_parameters * tokens.numel() / step_time_seconds(step, repeats=5, warmup=2)
+    return 6 * n_parameters * tokens.numel() / step_time_seconds(step, repeats=3, warmup=1)
 
 
 def slowdown(option: Option) -> float:
