@@ -14,7 +14,7 @@ from course_utils.studies.choosing.evidence import (
     band_of,
     compare,
 )
-from course_utils.studies.choosing.options import OPTIONS, Option
+from course_utils.studies.choosing.options import OPTIONS, Option, cell
 from course_utils.studies.choosing.request import Request
 from course_utils.studies.choosing.rules import Reason, reasons_against
 
@@ -127,7 +127,7 @@ def choose(request: Request) -> Advice:
         left=ranked,
         out=tuple(assessment for assessment in judged if assessment.reasons),
         verdict=_verdict(ranked, standing, judged),
-        notes=_notes(request, speed),
+        notes=_notes(request, speed) + _price_of_merging(request, ranked),
     )
 
 
@@ -231,4 +231,14 @@ def _notes(request: Request, speed: Speed) -> tuple[str, ...]:
         f"Hours are an estimate, {speed.source}.",
         f"The recorded task is {request.task.name} ({request.task.metric}), trained on "
         f"{len(request.task.load('train')):,} examples; yours are {request.n_examples:,}.",
+    )
+
+
+def _price_of_merging(request: Request, ranked: tuple[Assessment, ...]) -> tuple[str, ...]:
+    """Say what becomes of four bits when the taken method is merged."""
+    if not (request.must_merge and ranked and ranked[0].option.is_quantized):
+        return ()
+    return (
+        "Merged, the four-bit base becomes one of 16 bits again; rounded anew it would lose some: "
+        f"{cell(3, 'merge')}.",
     )

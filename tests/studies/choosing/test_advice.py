@@ -42,6 +42,12 @@ def test_seven_billion_parameters_on_16_gb_are_for_qlora():
     assert rules_against(advice, "lora_r8") == {"memory"}
 
 
+def test_seven_billion_parameters_in_16_bits_are_for_lora_on_24_gb():
+    advice = choose(replace(SEVEN_B, card="L4"))
+    assert "lora_r16" in names(advice)
+    assert rules_against(advice, "full") == {"memory"}
+
+
 def test_full_fine_tuning_is_left_only_where_it_fits():
     assert rules_against(choose(replace(SEVEN_B, card="H100")), "full") == {"memory"}
     assert "full" in names(choose(replace(SEVEN_B, card="H200")))
@@ -78,6 +84,13 @@ def test_what_must_merge_is_no_adapter_and_no_prompt():
 
 
 MERGELESS = {"bottleneck", "pfeiffer", "prompt", "p", "prefix"}
+
+
+def test_merging_four_bits_has_a_price_that_is_told():
+    told = "03_qlora_and_nf4.ipynb#evidence-merge"
+    assert told in choose(replace(SEVEN_B, must_merge=True)).notes[-1]
+    assert told not in choose(SEVEN_B).notes[-1]
+    assert told not in choose(replace(SMALL, must_merge=True)).notes[-1]
 
 
 def test_many_tasks_on_one_base_leave_the_base_alone():

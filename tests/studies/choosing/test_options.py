@@ -1,13 +1,14 @@
 """What can be chosen is what was recorded, and every cell that is named is there."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from course_utils.intervals import UNDECIDED, paired_difference, verdict
 from course_utils.memory import estimate
-from course_utils.methods import apply
+from course_utils.methods import apply, merge
 from course_utils.models import load_base_model
 from course_utils.studies import CANDIDATES
 from course_utils.studies.choosing import KINDS, OPTIONS, Request
@@ -17,7 +18,14 @@ from course_utils.studies.choosing.options import cell
 from course_utils.studies.runner import ALL_TASKS
 
 NOTEBOOKS = Path(__file__).resolve().parents[3] / "notebooks"
-RULES = [(0, "estimate"), (1, "seconds"), (5, "latency"), (6, "latency"), (2, "switching")]
+RULES = [
+    (3, "merge"),
+    (0, "estimate"),
+    (1, "seconds"),
+    (5, "latency"),
+    (6, "latency"),
+    (2, "switching"),
+]
 
 
 def tags_of(notebook: str) -> set[str]:
@@ -50,15 +58,14 @@ def test_an_option_trains_what_its_recorded_runs_trained(kind):
             assert (name, needed.n_trained + biases) == (name, run["trained"])
 
 
-def test_what_can_be_merged_is_what_the_methods_say():
-    for name in ("lora_r4", "dora_r8", "bottleneck_m4", "prompt_n16", "p_tuning_v2_n16"):
-        layers = apply(load_base_model("embedded"), OPTIONS[name].method).modules()
-        can = any(hasattr(layer, "delta_weight") or is_linear_update(layer) for layer in layers)
-        assert (name, can) == (name, OPTIONS[name].can_merge)
-
-
-def is_linear_update(layer: object) -> bool:
-    return callable(getattr(layer, "merge", None)) and "Bottleneck" not in type(layer).__name__
+@pytest.mark.parametrize(
+    "name", ["lora_r4", "dora_r8", "dylora", "nola", "pfeiffer_m16", "prompt_n16", "prefix_n16"]
+)
+def test_what_can_be_merged_is_what_the_methods_say(name):
+    model = apply(load_base_model("embedded"), OPTIONS[name].method)
+    told = nullcontext() if OPTIONS[name].can_merge else pytest.raises(ValueError, match="merge")
+    with told:
+        merge(model)
 
 
 def test_qlora_may_be_stood_in_for_because_the_records_cannot_tell_it_from_lora():
