@@ -26,7 +26,9 @@ def test_help_names_every_command():
         assert command in result.output
 
 
-@pytest.mark.parametrize("arguments", ["--help", "run --help", "fit --help", "run --folder nowhere"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "run --help", "fit --help", "run --folder nowhere"]
+)
 def test_what_needs_no_torch_does_not_import_it(arguments):
     code = (
         "import sys\nfrom course_utils.cli import app\n"
