@@ -74,7 +74,8 @@ def _show(advice: "Advice") -> None:
     told = advice.as_dict()
     console.print(told["verdict"], style="bold", highlight=False)
     if told["left"]:
-        left = Table(*HEADINGS, title=f"Left for {told['model']}")
+        left = Table(*HEADINGS[:-1], title=f"Left for {told['model']}")
+        left.add_column(HEADINGS[-1], no_wrap=True)
         for row in told["left"]:
             left.add_row(*cells(row))
         console.print(left)

@@ -207,12 +207,13 @@ def _others(ranked: tuple[Assessment, ...]) -> str:
 
 
 def _price(taken: Assessment, judged: list[Assessment]) -> str:
-    """Say what the rules cost: whether something that fell out did clearly better."""
+    """Say what the rules cost: whether the best of what fell out is shown to be better."""
     out = [a for a in judged if a.reasons and a.band is not None]
     if taken.band is None or not out:
         return ""
     best = max(out, key=lambda a: a.band.mean)
-    if best.band.mean - taken.band.mean <= TIE_SHARE * (best.band.mean - best.band.base):
+    found = compare({"taken": taken.band, "out": best.band})
+    if "taken" not in found.behind:
         return ""
     return (
         f"The rules have a price: {best.option.label} fell out, and reached "

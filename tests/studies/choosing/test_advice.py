@@ -121,6 +121,13 @@ def test_the_price_of_the_rules_is_told():
     assert "price" not in choose(replace(topics, must_not_forget=False)).verdict
 
 
+def test_no_price_is_told_that_the_records_do_not_show():
+    advice = choose(replace(SMALL, many_tasks=True))
+    full = next(a for a in advice.out if a.option.name == "full")
+    assert full.band.mean > advice.taken.band.mean
+    assert "price" not in advice.verdict
+
+
 # Evidence
 
 
