@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from course_utils.cli.address import address
 from course_utils.cli.copies import notebooks, update
 from course_utils.cli.doctor import doctor
+from course_utils.cli.fit import fit
 from course_utils.cli.lab import lab
 from course_utils.cli.pack import pack
 from course_utils.cli.recipes import recipes
@@ -61,6 +62,7 @@ app.command()(update)
 app.command()(pack)
 app.command()(address)
 app.command()(recipes)
+app.command()(fit)
 
 
 if __name__ == "__main__":

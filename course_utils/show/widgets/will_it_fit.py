@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import ipywidgets
 
 from course_utils.memory import MemoryEstimate, estimate, format_bytes, known_architectures
+from course_utils.memory.cards import CARDS
 from course_utils.methods import FrozenFineTuning, FullFineTuning, LoRAConfig
 from course_utils.show.palette import INK, part_colours
 from course_utils.show.widgets.base import Interactive, name_controls
@@ -13,14 +14,7 @@ from course_utils.show.widgets.base import Interactive, name_controls
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-CARDS_GB = {
-    "T4 (16 GB)": 16,
-    "RTX 4090 (24 GB)": 24,
-    "A100 (40 GB)": 40,
-    "H100 (80 GB)": 80,
-    "H200 (141 GB)": 141,
-    "8 x H100 (640 GB)": 640,
-}
+CARDS_GB = {str(card): card.memory_gb for card in CARDS.values()} | {"8 x H100 (640 GB)": 640}
 FOOTPRINTS = {
     "full": FullFineTuning(),
     "last 2 layers": FrozenFineTuning(last_n_layers=2),
