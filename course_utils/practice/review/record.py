@@ -185,8 +185,14 @@ def _run(path: Path, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
 
 @contextmanager
 def _connected(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a file in which each statement is a step of its own."""
-    with closing(sqlite3.connect(path, timeout=_PATIENCE_SECONDS, isolation_level=None)) as db:
+    """Open a file in which each statement is a step of its own.
+
+    In a folder that is closed to writers, SQLite could not make the files that it wants beside it.
+    """
+    is_open = paths.is_writable(path.parent)
+    place = str(path) if is_open else f"{path.resolve().as_uri()}?immutable=1"
+    settings = {"timeout": _PATIENCE_SECONDS, "isolation_level": None, "uri": not is_open}
+    with closing(sqlite3.connect(place, **settings)) as db:
         db.text_factory = lambda text: text.decode(errors="replace")
         yield db
 

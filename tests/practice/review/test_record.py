@@ -1,5 +1,6 @@
 """The record of answers: no answer lost or doubled, whatever happens to program, file or clock."""
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 
 from course_utils.practice.review import record as module
 from course_utils.practice.review.record import VERSION, Answer, Record, keep_answer, record_path
+from tests.faults.children import in_child
+from tests.test_files import NOBODY, needs_fork
 
 ROOT = Path(__file__).resolve().parents[3]
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -90,17 +93,24 @@ def test_a_folder_in_its_place_is_one_sentence_and_stays(record):
     assert record.path.is_dir()
 
 
-def test_a_read_only_file_can_be_read_and_refuses_answers_in_one_sentence(record, monkeypatch):
+@needs_fork
+def test_in_a_read_only_home_answers_are_read_and_a_new_one_is_refused_in_one_sentence(record):
+    """As root everything is open, so that another user tries."""
     fill(record, 2)
+    for outer in list(record.path.parents)[1:4]:
+        outer.chmod(0o755)
+    record.path.parent.chmod(0o555)
 
-    def read_only(place, **settings):
-        return sqlite3_connect(f"{Path(place).as_uri()}?mode=ro", uri=True, **settings)
+    def use() -> None:
+        assert len(record.answers()) == 2
+        for write in (record.forget, lambda: record.add(answer())):
+            with pytest.raises(OSError, match=r"cannot be used: .*readonly"):
+                write()
 
-    sqlite3_connect = sqlite3.connect
-    monkeypatch.setattr(module.sqlite3, "connect", read_only)
+    ending = in_child(use, user=NOBODY if os.geteuid() == 0 else None)
+    record.path.parent.chmod(0o755)
+    assert ending.said == "None", ending
     assert len(record.answers()) == 2
-    with pytest.raises(OSError, match=r"cannot be used: .*readonly"):
-        record.add(answer())
 
 
 def test_forgetting_leaves_an_empty_record(record):
