@@ -30,7 +30,7 @@ def test_help_names_every_command():
 
 
 @pytest.mark.parametrize("arguments", ["--help", "run --help", "run --folder nowhere", "review"])
-def test_what_needs_no_torch_does_not_import_it(arguments):
+def test_what_needs_no_torch_does_not_import_it(arguments, state_dir):
     code = (
         "import sys\nfrom course_utils.cli import app\n"
         f"try:\n    app({arguments.split()!r})\n"

@@ -239,7 +239,11 @@ for number in range(30):
 """
 
 
-def test_several_programs_write_at_once(record):
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_several_programs_write_at_once(record, is_damaged):
+    if is_damaged:
+        record.path.parent.mkdir()
+        record.path.write_bytes(b"nothing" * 1000)
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, record.path, str(k)], cwd=ROOT)
         for k in range(3)
@@ -249,6 +253,7 @@ def test_several_programs_write_at_once(record):
     assert sorted(kept) == sorted(f"{k}-{number}" for k in range(3) for number in range(30))
     for k in range(3):
         assert [q for q in kept if q.startswith(f"{k}-")] == [f"{k}-{n}" for n in range(30)]
+    assert len(list(record.path.parent.glob("*.damaged-*.sqlite"))) == is_damaged
 
 
 # Files of other versions, of other programs, and damaged ones
@@ -321,6 +326,21 @@ def test_a_damaged_file_is_put_aside_and_a_new_one_begun(record, damage, use):
     assert (len(rescued) > 800) == is_middle or damage is DAMAGES["cut short"]
     again.add(answer())
     assert len(again.answers()) == len(rescued) + 1
+
+
+def test_what_was_pending_for_a_damaged_file_goes_aside_with_it(record):
+    fill(record, 3)
+    pending = Path(f"{record.path}-wal")
+    with closing(sqlite3.connect(record.path)) as db:
+        db.execute("SELECT * FROM answers").fetchall()
+        record.add(answer(3))
+        left = {path: path.read_bytes() for path in (record.path, pending)}
+    for path, data in left.items():
+        path.write_bytes(data)
+    overwrite(record.path, 0, b"\xff" * 100)
+    assert record.answers() == [], "pages of the old file are in the new one"
+    aside = record.path.with_name("answers.damaged-1.sqlite")
+    assert Path(f"{aside}-wal").read_bytes() == left[pending]
 
 
 def test_a_second_damage_gets_a_name_of_its_own(record):
