@@ -184,14 +184,14 @@ def _run(path: Path, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
 
 
 @contextmanager
-def _connected(path: Path) -> Iterator[sqlite3.Connection]:
+def _connected(path: Path, mode: str = "rwc") -> Iterator[sqlite3.Connection]:
     """Open a file in which each statement is a step of its own.
 
     In a folder that is closed to writers, SQLite could not make the files that it wants beside it.
     """
-    is_open = paths.is_writable(path.parent)
-    place = str(path) if is_open else f"{path.resolve().as_uri()}?immutable=1"
-    settings = {"timeout": _PATIENCE_SECONDS, "isolation_level": None, "uri": not is_open}
+    how = f"mode={mode}" if paths.is_writable(path.parent) else "immutable=1"
+    place = f"{path.resolve().as_uri()}?{how}"
+    settings = {"timeout": _PATIENCE_SECONDS, "isolation_level": None, "uri": True}
     with closing(sqlite3.connect(place, **settings)) as db:
         db.text_factory = lambda text: text.decode(errors="replace")
         yield db
@@ -254,7 +254,7 @@ def _answers_in(rows: Iterable[_Row]) -> Iterator[Answer]:
 def _readable_rows(path: Path) -> list[_Row]:
     """Return what can be read of a damaged file: from its begin and from its end to the damage."""
     found: dict[int, _Row] = {}
-    with suppress(sqlite3.Error), _connected(path) as db:
+    with suppress(sqlite3.Error), _connected(path, "ro") as db:
         for order in ("ASC", "DESC"):
             with suppress(sqlite3.Error):
                 for row in db.execute(f"SELECT * FROM answers ORDER BY number {order}"):

@@ -328,19 +328,19 @@ def test_a_damaged_file_is_put_aside_and_a_new_one_begun(record, damage, use):
     assert len(again.answers()) == len(rescued) + 1
 
 
-def test_what_was_pending_for_a_damaged_file_goes_aside_with_it(record):
+def test_what_is_pending_for_a_damaged_file_goes_aside_with_it(record):
     fill(record, 3)
     pending = Path(f"{record.path}-wal")
-    with closing(sqlite3.connect(record.path)) as db:
-        db.execute("SELECT * FROM answers").fetchall()
+    with closing(sqlite3.connect(record.path)) as another_program:
+        another_program.execute("SELECT * FROM answers").fetchall()
         record.add(answer(3))
-        left = {path: path.read_bytes() for path in (record.path, pending)}
-    for path, data in left.items():
-        path.write_bytes(data)
-    overwrite(record.path, 0, b"\xff" * 100)
-    assert record.answers() == [], "pages of the old file are in the new one"
-    aside = record.path.with_name("answers.damaged-1.sqlite")
-    assert Path(f"{aside}-wal").read_bytes() == left[pending]
+        before = pending.read_bytes()
+        overwrite(record.path, 0, b"\xff" * 100)
+        assert record.answers() == [], "pages of the old file are in the new one"
+        aside = record.path.with_name("answers.damaged-1.sqlite")
+        assert Path(f"{aside}-wal").read_bytes() == before
+        record.add(answer(4))
+    assert record.answers() == [answer(4)]
 
 
 def test_a_second_damage_gets_a_name_of_its_own(record):
