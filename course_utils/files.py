@@ -155,7 +155,7 @@ def sweep(path: Path) -> None:
 
 
 @contextmanager
-def only_writer(folder: Path, what: str) -> Iterator[None]:
+def only_writer(folder: Path, what: str, *, patience_seconds: float = 0) -> Iterator[None]:
     """Hold a folder for one process until the block ends.
 
     The lock is the operating system's: it goes with the process, however that ends. Where the file
@@ -164,9 +164,10 @@ def only_writer(folder: Path, what: str) -> Iterator[None]:
     Args:
         folder: Folder to hold; made if missing.
         what: What is done in it, for the message.
+        patience_seconds: How long to wait for another process.
 
     Raises:
-        FileExistsError: If another process holds it.
+        FileExistsError: If another process holds it for longer than that.
         OSError: If the folder cannot be read or written to, or is none.
     """
     from filelock import FileLock, Timeout
@@ -175,7 +176,7 @@ def only_writer(folder: Path, what: str) -> Iterator[None]:
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"{folder} cannot be used: it is no folder")
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
+        lock = FileLock(folder / ".lock", timeout=patience_seconds)
         try:
             with suppress(NotImplementedError):
                 lock.acquire()

@@ -249,6 +249,16 @@ def test_a_folder_is_held_as_long_as_the_process_lives(how: str, tmp_path: Path)
         assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
+def test_one_may_wait_for_a_folder_that_another_process_holds(tmp_path: Path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout.readline() == "held\n"
+        process.stdin.close()
+        with only_writer(tmp_path, "more", patience_seconds=60):
+            assert process.wait() == 0
+
+
 NOBODY = 65534
 
 

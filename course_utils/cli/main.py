@@ -14,7 +14,9 @@ from course_utils.cli.doctor import doctor
 from course_utils.cli.fit import fit
 from course_utils.cli.lab import lab
 from course_utils.cli.pack import pack
+from course_utils.cli.progress import progress, reset
 from course_utils.cli.recipes import recipes
+from course_utils.cli.review import quiz, review
 from course_utils.cli.run import run
 
 _EXPECTED_ERRORS = (ValueError, OSError, ModuleNotFoundError)
@@ -63,6 +65,10 @@ app.command()(pack)
 app.command()(address)
 app.command()(recipes)
 app.command()(fit)
+app.command()(review)
+app.command()(quiz)
+app.command()(progress)
+app.command()(reset)
 
 
 if __name__ == "__main__":

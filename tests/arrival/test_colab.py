@@ -64,7 +64,14 @@ def conflicts(requirements: list[str]) -> tuple[dict[str, str], set[str]]:
 def test_installing_the_course_there_adds_and_never_changes():
     changed, added = conflicts(PROJECT["dependencies"])
     assert changed == {}
-    assert added == {"adjusttext", "bitsandbytes", "colorama", "portalocker", "sacrebleu"}
+    assert added == {
+        "adjusttext",
+        "bitsandbytes",
+        "colorama",
+        "fsrs",
+        "portalocker",
+        "sacrebleu",
+    }
 
 
 def test_trl_alone_would_change_what_is_there():

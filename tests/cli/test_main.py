@@ -22,14 +22,17 @@ def course(*arguments: str):
 def test_help_names_every_command():
     result = course("--help")
     assert result.exit_code == 0
-    for command in ("doctor", "fit", "lab", "recipes", "run"):
+    for command in (
+        *("doctor", "fit", "lab", "progress", "quiz"),
+        *("recipes", "reset", "review", "run"),
+    ):
         assert command in result.output
 
 
 @pytest.mark.parametrize(
-    "arguments", ["--help", "run --help", "fit --help", "run --folder nowhere"]
+    "arguments", ["--help", "run --help", "fit --help", "run --folder nowhere", "review"]
 )
-def test_what_needs_no_torch_does_not_import_it(arguments):
+def test_what_needs_no_torch_does_not_import_it(arguments, state_dir):
     code = (
         "import sys\nfrom course_utils.cli import app\n"
         f"try:\n    app({arguments.split()!r})\n"

@@ -1,7 +1,12 @@
 """The quiz: question bank, a widget for notebooks, plain text for terminals."""
 
-from course_utils.practice.quiz.bank import Question, QuestionBank
-from course_utils.practice.quiz.terminal import ask_in_terminal
-from course_utils.practice.quiz.widget import Quiz
+import lazy_loader
 
-__all__ = ["Question", "QuestionBank", "Quiz", "ask_in_terminal"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "bank": ["Question", "QuestionBank"],
+        "terminal": ["ask_in_terminal"],
+        "widget": ["Quiz"],
+    },
+)

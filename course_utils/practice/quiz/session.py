@@ -3,7 +3,7 @@
 import random
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from course_utils.practice.quiz.bank import Question
 
@@ -69,22 +69,31 @@ class Session:
         questions: What is asked.
         seed: Shuffles the questions, and the options of each question anew for every try. Without
             one the questions keep their order, and chance shuffles the options.
+        keep: Called with the question's id and whether the answer is right, once for each answer
+            that counts; returns what the reader is to be told, or an empty text.
 
     Attributes:
         stored: The questions in the order of this session, their options as the bank has them.
         questions: The same with the options as this try shows them; responses refer to these.
+        notice: What was to be told when the last answer was kept.
 
     Raises:
         ValueError: If there are no questions.
     """
 
-    def __init__(self, questions: Iterable[Question], seed: int | None = None) -> None:
+    def __init__(
+        self,
+        questions: Iterable[Question],
+        seed: int | None = None,
+        keep: Callable[[str, bool], str] | None = None,
+    ) -> None:
         self.stored = list(questions)
         if not self.stored:
             raise ValueError("a quiz needs at least one question")
         if seed is not None:
             random.Random(seed).shuffle(self.stored)
         self._seed = secrets.randbits(32) if seed is None else seed
+        self._keep = keep
         self._n_tries = 0
         self.restart()
 
@@ -95,6 +104,7 @@ class Session:
         self.position = 0
         self.responses: dict[str, Response] = {}
         self.grades: dict[str, bool] = {}
+        self.notice = ""
 
     @property
     def current(self) -> Question | None:
@@ -122,6 +132,7 @@ class Session:
         if question.id not in self.grades:
             self.grades[question.id] = grade(question, response)
             self.responses[question.id] = response
+            self.notice = self._keep(question.id, self.grades[question.id]) if self._keep else ""
         return self.grades[question.id]
 
     def by_topic(self) -> dict[str, tuple[int, int]]:

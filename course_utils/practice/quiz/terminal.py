@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from course_utils.practice.quiz.bank import Question
 from course_utils.practice.quiz.session import Response, Session
+from course_utils.practice.review.record import keep_answer
 
 _WIDTH = 88
 _HOW_TO_ANSWER = {
@@ -25,6 +26,8 @@ def ask_in_terminal(
 ) -> Session:
     """Ask questions one after the other; an empty line skips one, ``q`` ends.
 
+    Each answer is written to the reader's record, as in a notebook.
+
     Args:
         questions: What is asked.
         ask: Shows a prompt and returns the line typed.
@@ -34,7 +37,7 @@ def ask_in_terminal(
     Returns:
         The session with its grades and score.
     """
-    session = Session(questions, seed)
+    session = Session(questions, seed, keep_answer)
     try:
         while question := session.current:
             _say_question(session, question, say)
@@ -103,6 +106,8 @@ def _say_feedback(session: Session, question: Question, say: Callable[[str], Non
     if question.type == "numeric":
         say(_indented(f"{question.answer:,} {question.unit}".strip() + f". {question.explanation}"))
     say(_indented(f"Source: {question.source}"))
+    if session.notice:
+        say(_indented(session.notice))
 
 
 def _indented(text: str) -> str:

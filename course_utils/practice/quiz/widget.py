@@ -10,6 +10,7 @@ from IPython.display import display
 from course_utils.practice.quiz import render
 from course_utils.practice.quiz.bank import Question
 from course_utils.practice.quiz.session import Response, Session
+from course_utils.practice.review.record import keep_answer
 
 _STYLE = Path(__file__).with_name("quiz.css")
 
@@ -19,7 +20,7 @@ class Quiz:
 
     As the last expression of a cell it shows itself, followed by a folded listing of the questions
     that stays readable in a saved notebook. After an answer the focus is on *Next*, and screen
-    readers are told the verdict.
+    readers are told the verdict. Each answer is written to the reader's record, as in a terminal.
 
     Args:
         questions: A question bank, or some of its questions.
@@ -30,7 +31,7 @@ class Quiz:
     """
 
     def __init__(self, questions: Iterable[Question], seed: int | None = None) -> None:
-        self.session = Session(questions, seed)
+        self.session = Session(questions, seed, keep_answer)
         self._heading, self._text = ipywidgets.HTML(), ipywidgets.HTML()
         self._message = ipywidgets.HTML()
         self._inputs = ipywidgets.VBox()
@@ -64,6 +65,7 @@ class Quiz:
             self._message.value = render.message_html(str(error))
         else:
             self._show()
+            self._message.value = render.message_html(self.session.notice)
             _focus(self.next_button)
 
     def restart(self) -> None:

@@ -131,6 +131,26 @@ def test_an_answer_that_cannot_be_graded_leaves_no_trace(session):
     assert session.grades == session.responses == {}
 
 
+def test_what_counts_is_kept_once_and_what_is_said_of_it_is_there_to_be_told():
+    kept = []
+
+    def keep(question, is_right):
+        kept.append((question, is_right))
+        return f"kept {len(kept)}"
+
+    session = Session([make("single", 1), make("flash")], keep=keep)
+    with pytest.raises(ValueError, match="choose"):
+        session.answer(frozenset())
+    assert (kept, session.notice) == ([], "")
+    session.answer(frozenset([1]))
+    session.answer(frozenset([0]))
+    assert (kept, session.notice) == ([("00-single", True)], "kept 1")
+    session.restart()
+    assert session.notice == ""
+    session.answer(frozenset([0]))
+    assert kept == [("00-single", True), ("00-single", False)]
+
+
 def test_the_place_stays_between_first_question_and_result(session):
     session.move(-1)
     assert session.position == 0

@@ -105,6 +105,15 @@ def test_a_flash_card_turns_over_and_is_graded_by_its_reader(quiz, button, is_ri
     assert quiz.session.grades == {"00-flash": is_right}
 
 
+def test_what_cannot_be_kept_is_told_below_the_feedback(quiz, state_dir):
+    state_dir.write_text("a file where the folder should be")
+    press(quiz, "option 1")
+    assert "Right." in quiz.text
+    assert "Your answer could not be kept: " in quiz.text
+    quiz.next_button.click()
+    assert "could not be kept" not in quiz.text
+
+
 def test_answers_stay_on_the_way_back(quiz):
     press(quiz, "option 1")
     quiz.next_button.click()
