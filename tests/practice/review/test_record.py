@@ -4,6 +4,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -97,7 +98,9 @@ def test_a_folder_in_its_place_is_one_sentence_and_stays(record):
 def test_in_a_read_only_home_answers_are_read_and_a_new_one_is_refused_in_one_sentence(record):
     """As root everything is open, so that another user tries."""
     fill(record, 2)
-    for outer in list(record.path.parents)[1:4]:
+    for outer in record.path.parents:
+        if outer == Path(tempfile.gettempdir()):
+            break
         outer.chmod(0o755)
     record.path.parent.chmod(0o555)
 
