@@ -14,11 +14,7 @@ def notebooks(
     ] = None,
 ) -> None:
     """Copy the chapters out, to work on; what is there already is never overwritten."""
-    from course_utils.cli.notebooks.copies import bring, own_folder
-    from course_utils.cli.notebooks.files import notebooks_dir
-
-    target = folder or own_folder()
-    console.print(f"{target}: {bring(notebooks_dir(), target)}", soft_wrap=True)
+    _bring(folder, renews=False)
 
 
 def update(
@@ -30,4 +26,13 @@ def update(
 
     The new version of a changed one is put beside it, as NN_name.new.ipynb.
     """
-    notebooks(folder)
+    _bring(folder, renews=True)
+
+
+def _bring(folder: Path | None, *, renews: bool) -> None:
+    from course_utils.cli.notebooks.copies import bring, own_folder
+    from course_utils.cli.notebooks.files import notebooks_dir
+
+    target = folder or own_folder()
+    done = bring(notebooks_dir(), target, renews=renews)
+    console.print(f"{target}: {done}", soft_wrap=True)

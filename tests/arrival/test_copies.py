@@ -98,9 +98,13 @@ def test_the_commands(source, tmp_path, monkeypatch):
     mine = str(tmp_path / "my")
     course = lambda *words: CliRunner().invoke(app, list(words)).output  # noqa: E731
     assert "2 new" in course("notebooks", mine)
-    (source / FIRST).write_text("new")
+    for name in (FIRST, SECOND):
+        (source / name).write_text("new")
     (tmp_path / "my" / FIRST).write_text("mine")
+    assert "2 left as they are" in course("notebooks", mine)
+    assert (tmp_path / "my" / SECOND).read_text() == f"{SECOND} 1"
     assert "00_a.new.ipynb" in course("update", mine)
+    assert (tmp_path / "my" / SECOND).read_text() == "new"
 
 
 def test_lab_opens_the_reader_s_copy(source, tmp_path, monkeypatch):
